@@ -1,0 +1,77 @@
+# Every target sets up what it needs: Python 3.11+ and git are enough to start.
+PYTHON  ?= python3
+VARIANT ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
+MODEL   ?= build/demo/model
+PORT    ?= 8000
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+PACKAGES := docker/packages-$(VARIANT).txt
+READY := $(VENV)/.ready-$(VARIANT)
+DEV := $(VENV)/.ready-dev
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+COMPOSE := docker compose $(if $(filter cpu,$(VARIANT)),-f docker-compose.yml -f docker/compose.cpu.yml)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve predict train merge demo demo-score up test check bench clean
+
+help:  ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Settings: MODEL=$(MODEL) PORT=$(PORT) VARIANT=$(VARIANT) (gpu or cpu)"
+
+serve: $(READY) $(if $(filter build/demo/model,$(MODEL)),demo)  ## serve MODEL (default: the demo) at PORT; other settings are SERVICE_* variables
+	exec $(BIN)/python -m service --model $(MODEL) --port $(PORT)
+
+predict: $(READY)  ## run a test set through the server at PORT; ARGS='--input test.json --output out.json'
+	$(BIN)/python client/predict_testset.py --url http://localhost:$(PORT) $(ARGS)
+
+train: $(READY)  ## train an adapter: CONFIG=training/recipes/llama_lora.yaml ARGS='model=… output=… data.train=…'
+	$(BIN)/python -m training.train --config $(or $(CONFIG),training/recipes/llama_lora.yaml) $(ARGS)
+
+merge: $(READY)  ## merge adapters: ARGS='--base DIR --adapter DIR --output DIR'
+	$(BIN)/python -m training.merge $(ARGS)
+
+demo: build/demo/model/config.json  ## build the demo: data, tiny base model, adapter, merged model
+
+demo-score: $(READY) demo  ## serve the demo's base and its fine-tuned model, print both scores
+	$(BIN)/python -m tests.bench.demo_score
+
+up:  ## build the images, prepare the demo model if MODEL_DIR is not set, serve in containers
+	$(COMPOSE) up --build serve
+
+test: $(DEV) demo  ## run all tests, the real engine included
+	$(BIN)/pytest
+
+check: $(DEV)  ## lint, types, import rules, size limits
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/contract/test_size_limits.py
+
+bench: $(READY)  ## measure merging against cp -r (peak memory, time)
+	$(BIN)/python -m tests.bench.merge_memory
+
+clean:  ## remove what was built, the virtual environment included
+	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+build/demo/model/config.json: $(READY)
+	$(BIN)/python -m training.prepare --output build/demo
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed; name one with PYTHON=…" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The CPU build of torch is not on PyPI; naming its index for that one package keeps the rest fast.
+# The lists are complete, hence --no-deps: nothing is resolved, every machine gets the same versions.
+$(READY): $(VENV)/bin/python $(PACKAGES) pyproject.toml
+	$(if $(filter cpu,$(VARIANT)),$(PIP) install -q --no-deps --retries 1 --extra-index-url $(CPU_WHEELS) $$(grep '^torch==' $(PACKAGES)))
+	$(PIP) install -q --no-deps -r $(PACKAGES)
+	$(PIP) install -q --no-deps -e .
+	@touch $@
+
+$(DEV): $(READY)
+	$(PIP) install -q -e '.[dev]' -c $(PACKAGES)
+	@touch $@

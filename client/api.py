@@ -1,0 +1,150 @@
+"""The service over HTTP: wait until it is ready, send lists of prompts, read the answers."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from client.errors import InputError, RefusedError, ServerGoneError, TransientError
+from client.events import EventReader, Item, describe
+
+_POLL_S = 1.0
+_NOTE_EVERY_S = 10.0
+_PROBE_TIMEOUT_S = 10.0
+
+
+class Api:
+    """One server; `timeout` is the longest silence, in seconds, within an answer."""
+
+    def __init__(
+        self, url: str, *, api_key: str | None = None, timeout: float = 600.0, connections: int = 8
+    ) -> None:
+        self.url = _check_url(url)
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            headers=_authorization(api_key),
+            timeout=httpx.Timeout(timeout, connect=_PROBE_TIMEOUT_S, pool=None),
+            limits=httpx.Limits(max_connections=connections + 1),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._http.aclose()
+
+    async def wait_ready(self, patience: float, note: Callable[[str], None]) -> str:
+        """Poll until the server can answer; return its model's name.
+
+        `note` hears now and then what is being waited for. Raises ServerGoneError after `patience`
+        seconds, RefusedError when the server will never let us in.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline, next_note = clock() + patience, clock()
+        while True:
+            try:
+                return await self.model()
+            except TransientError as problem:
+                reason = str(problem)
+            if clock() >= deadline:
+                raise ServerGoneError(f"{self.url} was not ready within {patience:g} s: {reason}")
+            if clock() >= next_note:
+                note(f"waiting for {self.url}: {reason}")
+                next_note = clock() + _NOTE_EVERY_S
+            await asyncio.sleep(_POLL_S)
+
+    async def model(self) -> str:
+        """Name the model of a ready server; TransientError while it is not ready."""
+        await self._get("/readyz")
+        response = await self._get("/info")
+        try:
+            return str(response.json()["model"])
+        except (ValueError, LookupError, TypeError):
+            raise RefusedError(
+                f"{response.url} names no model: is this the URL of a mergeline service?"
+            ) from None
+
+    async def generate_stream(
+        self, prompts: Sequence[str], parameters: dict[str, Any]
+    ) -> AsyncGenerator[Item, None]:
+        """Send one list; yield each prompt's outcome as it finishes, in any order.
+
+        Raises RefusedError when the server will never accept the list, TransientError otherwise.
+        """
+        body = {"prompt": list(prompts), "parameters": parameters, "stream": True}
+        reader = EventReader()
+        try:
+            async with self._http.stream("POST", "/generate", json=body) as response:
+                await _raise_unless_ok(response)
+                async for chunk in response.aiter_bytes():
+                    for item in reader.feed(chunk):
+                        yield item
+        except httpx.RequestError as problem:
+            raise _transient(problem) from problem
+        if not reader.done:
+            raise TransientError("the stream ended before [DONE]")
+
+    async def _get(self, path: str) -> httpx.Response:
+        try:
+            response = await self._http.get(path, timeout=_PROBE_TIMEOUT_S)
+        except httpx.RequestError as problem:
+            raise _transient(problem) from problem
+        await _raise_unless_ok(response)
+        return response
+
+
+def _check_url(url: str) -> str:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as problem:
+        raise InputError(f"--url {url}: {problem}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise InputError(f"--url {url}: expected something like http://localhost:8000")
+    return url.rstrip("/")
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    if not api_key:
+        return {}
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise InputError("the API key holds characters that no header can carry")
+    return {"Authorization": f"Bearer {api_key}"}
+
+
+def _transient(problem: httpx.RequestError) -> TransientError:
+    never_sent = isinstance(problem, httpx.ConnectError | httpx.ConnectTimeout)
+    return TransientError(f"{problem or type(problem).__name__}", counts=not never_sent)
+
+
+async def _raise_unless_ok(response: httpx.Response) -> None:
+    if response.status_code == httpx.codes.OK:
+        return
+    await response.aread()
+    message = f"{response.url} answered {response.status_code}: {_reason(response)}"
+    if response.status_code in (429, 503):
+        raise TransientError(message, retry_after=_retry_after(response), counts=False)
+    if response.status_code >= 500:
+        raise TransientError(message)
+    raise RefusedError(message)
+
+
+def _reason(response: httpx.Response) -> str:
+    try:
+        body = response.json()
+    except ValueError:
+        return response.text[:200] or response.reason_phrase
+    return describe(body) if isinstance(body, dict) else str(body)[:200]
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    try:
+        return max(0.0, float(response.headers.get("Retry-After", "")))
+    except ValueError:
+        return None  # absent, or a date: our own back-off is good enough

@@ -1,0 +1,152 @@
+"""Keep the server busy: lists of prompts over a few connections, until every row is settled."""
+
+import asyncio
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from client.api import Api
+from client.errors import JournalError, ServerGoneError, TransientError
+from client.events import Item
+from client.progress import Progress
+
+# How often one row may be part of a failed try before it is given up.
+_TRIES = 8
+_LONGEST_BACK_OFF_S = 30.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much to ask at once, and for how many seconds to wait for a server that is away.
+
+    32 x 8 = 256 rows under way is the number that vLLM runs at once by default. Many short lists
+    keep it fuller than a few long ones: a connection sends its next list only when the slowest
+    row of the last one is done.
+    """
+
+    batch_size: int = 32
+    connections: int = 8
+    model_wait: float = 1800.0
+
+
+class Dispatch:
+    """Ask for each of `prompts` (by row index); `record` gets each answer as it arrives."""
+
+    def __init__(
+        self,
+        api: Api,
+        prompts: Mapping[int, str],
+        parameters: dict[str, Any],
+        pace: Pace,
+        record: Callable[[dict[str, Any]], None],
+        progress: Progress,
+    ) -> None:
+        self._api, self._prompts, self._parameters = api, prompts, parameters
+        self._pace, self._record, self._progress = pace, record, progress
+        self._waiting = deque(prompts)
+        self._tries: Counter[int] = Counter()
+        self._given_up: dict[int, str] = {}
+        self._recovering = asyncio.Lock()
+        self._last_answer = 0.0
+        self._model = ""
+
+    async def run(self, model: str) -> dict[int, str]:
+        """Settle all rows; return the reason for each that got no answer, by row index.
+
+        `model` must stay the one that is served: else JournalError. Raises RefusedError and
+        ServerGoneError too.
+        """
+        self._model = model
+        self._last_answer = _now()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._pace.connections):
+                    group.create_task(self._work())
+        except ExceptionGroup as problems:
+            raise problems.exceptions[0] from None
+        return self._given_up
+
+    async def _work(self) -> None:
+        failures = 0
+        while batch := self._take():
+            try:
+                await self._send(batch)
+                failures = 0
+            except TransientError as problem:
+                failures += 1
+                await self._recover(problem, failures)
+
+    def _take(self) -> list[int]:
+        size = min(self._pace.batch_size, len(self._waiting))
+        return [self._waiting.popleft() for _ in range(size)]
+
+    async def _send(self, batch: list[int]) -> None:
+        """Send one list; what it leaves unsettled waits again, and the last reason is raised."""
+        unsettled = dict(enumerate(batch))
+        problems: dict[int, TransientError] = {}
+        last = TransientError("the server left rows of a list unanswered")
+        prompts = [self._prompts[row] for row in batch]
+        try:
+            async with aclosing(self._api.generate_stream(prompts, self._parameters)) as items:
+                async for item in items:
+                    if item.index not in unsettled:
+                        continue  # a duplicate, or none of ours
+                    if item.problem is not None:
+                        last = problems[unsettled[item.index]] = item.problem
+                    else:
+                        self._settle(unsettled.pop(item.index), item)
+        except TransientError as problem:
+            last = problem
+        for row in reversed(unsettled.values()):
+            self._put_back(row, problems.get(row, last))
+        if unsettled:
+            raise last
+
+    def _settle(self, row: int, item: Item) -> None:
+        self._last_answer = _now()
+        self._refuse_other(item.model or self._model)
+        if item.refusal is not None:
+            self._given_up[row] = item.refusal
+        else:
+            self._record(
+                {
+                    "index": row,
+                    "generated_text": item.text,
+                    "finish_reason": item.finish_reason,
+                    "usage": item.usage,
+                }
+            )
+            self._progress.row(item.finish_reason, item.tokens)
+
+    def _put_back(self, row: int, problem: TransientError) -> None:
+        self._tries[row] += problem.counts
+        if self._tries[row] >= _TRIES:
+            self._given_up[row] = f"given up after {_TRIES} tries: {problem}"
+        else:
+            self._waiting.appendleft(row)
+
+    async def _recover(self, problem: TransientError, failures: int) -> None:
+        """Back off, wait for the server, and make sure it still serves the same model."""
+        self._progress.retry(str(problem))
+        left = self._last_answer + self._pace.model_wait - _now()
+        if left <= 0:
+            raise ServerGoneError(f"no answer for {self._pace.model_wait:g} s: {problem}")
+        # The jitter keeps connections that failed together from coming back together.
+        back_off = min(_LONGEST_BACK_OFF_S, 0.5 * 2 ** (failures - 1))
+        await asyncio.sleep((problem.retry_after or back_off / 2) + random.uniform(0, back_off / 2))
+        async with self._recovering:
+            self._refuse_other(await self._api.wait_ready(left, self._progress.note))
+
+    def _refuse_other(self, model: str) -> None:
+        if model != self._model:
+            raise JournalError(
+                f"{self._api.url} now serves another model: was {self._model}, is {model}. "
+                "Serve the first one again, or use --restart"
+            )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

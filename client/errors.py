@@ -1,0 +1,36 @@
+"""What can go wrong in the client. Every message says what, where, and the remedy."""
+
+
+class ClientError(Exception):
+    """Base of the client's errors; the command line prints it and ends with code 2."""
+
+
+class InputError(ClientError):
+    """A file or an option that the caller has to correct."""
+
+
+class JournalError(ClientError):
+    """The journal belongs to another run, or another process is using it."""
+
+
+class RefusedError(ClientError):
+    """The server will never accept this request (4xx): asking again is useless."""
+
+
+class ServerGoneError(ClientError):
+    """The server gave no answer for as long as the caller was ready to wait."""
+
+
+class TransientError(ClientError):
+    """A failure worth another try.
+
+    `retry_after` is the server's own wish in seconds. `counts` says whether the try is held
+    against the rows it carried; a server that is busy or still loading is not their fault.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, counts: bool = True
+    ) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.counts = counts

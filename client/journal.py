@@ -1,0 +1,142 @@
+"""An append-only record of finished rows, so that nothing answered is ever asked for again.
+
+One JSON object a line, each with a checksum over its own bytes:
+
+    {"crc32":"1c291ca3","entry":{"journal":1,"input":"<sha256>","parameters":{},"model":"demo"}}
+    {"crc32":"9a3f0b77","entry":{"index":17,"generated_text":"…","finish_reason":"stop",…}}
+
+A line that does not match its checksum (torn by a crash) counts as never written. Each line is
+handed to the operating system at once: killing the process loses nothing. It is not fsynced a
+row, which costs milliseconds each: only a power cut could lose lines, and those rows are simply
+asked for again.
+"""
+
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from client.errors import JournalError
+
+Entry = dict[str, Any]
+
+_FORMAT = 1
+_LEAD = len('{"crc32":"00000000","entry":')
+
+
+class Journal:
+    """The journal of one output file, locked for this process; `answers` by row index."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self.header: Entry | None = None
+        self.answers: dict[int, Entry] = {}
+        self.damaged = 0
+        self._file = file
+        self._load()
+
+    @property
+    def model(self) -> str:
+        """The model whose answers these are."""
+        return str((self.header or {}).get("model"))
+
+    def refuse_change(self, facts: Mapping[str, Any]) -> None:
+        """Raise JournalError naming each of `facts` under which the journal was not begun."""
+        if self.header is None:
+            return
+        changed = [name for name in facts if self.header.get(name) != facts[name]]
+        if changed:
+            details = "; ".join(
+                f"{name} was {json.dumps(self.header.get(name), ensure_ascii=False)}, "
+                f"is {json.dumps(facts[name], ensure_ascii=False)}"
+                for name in changed
+            )
+            raise JournalError(
+                f"{self.path} was begun with another {' and another '.join(changed)} ({details}). "
+                "Give the same again to go on, another --output to keep both, "
+                "or --restart to drop these answers"
+            )
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Write the header of a new journal, or refuse to go on under changed facts."""
+        if self.header is None:
+            self.header = {"journal": _FORMAT, **facts}
+            self._append(self.header)
+        self.refuse_change(facts)
+
+    def record(self, answer: Entry) -> None:
+        """Keep one finished row: its `index` and what the server said."""
+        self.answers[answer["index"]] = answer
+        self._append(answer)
+
+    def _append(self, entry: Entry) -> None:
+        try:
+            self._file.write(_seal(entry))
+            self._file.flush()
+        except OSError as problem:
+            raise JournalError(f"cannot write {self.path}: {problem.strerror}") from problem
+
+    def _load(self) -> None:
+        content = self._file.read()
+        whole, newline, _torn = content.rpartition(b"\n")
+        # Cut a torn tail off, or the next line would be glued to it.
+        self._file.truncate(len(whole) + len(newline))
+        lines = whole.split(b"\n") if newline else []
+        self.damaged = int(len(content) > len(whole) + len(newline))
+        for number, line in enumerate(lines, start=1):
+            entry = _unseal(line)
+            if number == 1:
+                self._accept_header(entry)
+            elif entry is None:
+                self.damaged += 1
+            else:
+                self.answers.setdefault(entry["index"], entry)
+
+    def _accept_header(self, entry: Entry | None) -> None:
+        if entry is None or entry.get("journal") != _FORMAT:
+            raise JournalError(
+                f"{self.path}:1: not the header of a journal of this version. "
+                "Move the file away, or use --restart to begin anew"
+            )
+        self.header = entry
+
+
+@contextmanager
+def open_journal(path: Path, *, restart: bool = False) -> Iterator[Journal]:
+    """Open or create the journal and hold its lock; `restart` empties it first.
+
+    Raises JournalError when another process holds it or it cannot be opened or understood.
+    """
+    try:
+        file = path.open("a+b")
+    except OSError as problem:
+        raise JournalError(f"cannot open {path}: {problem.strerror}") from problem
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise JournalError(
+                f"{path} is in use by another run. Wait for it, or choose another --output"
+            ) from None
+        if restart:
+            file.truncate(0)
+        file.seek(0)
+        yield Journal(path, file)
+        os.fsync(file.fileno())
+
+
+def _seal(entry: Entry) -> bytes:
+    body = json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    return b'{"crc32":"%08x","entry":%s}\n' % (zlib.crc32(body), body)
+
+
+def _unseal(line: bytes) -> Entry | None:
+    body = line[_LEAD:-1]
+    if line + b"\n" != b'{"crc32":"%08x","entry":%s}\n' % (zlib.crc32(body), body):
+        return None
+    entry: Entry = json.loads(body)
+    return entry

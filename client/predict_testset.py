@@ -1,0 +1,125 @@
+"""Fill the `target` of every row of a test set with the answer of a served model.
+
+    python client/predict_testset.py --url http://localhost:8000 --parameters '{"max_tokens": 64}'
+
+Finished rows are journaled at once: after a crash the same command goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from client.dispatch import Pace
+from client.errors import ClientError, InputError
+from client.prediction import DEMO_INPUT, Job, predict
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one job; 0: complete, 1: rows are missing, 2: cannot go on so, 130: interrupted."""
+    # `docker stop` then ends the run as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    options = _parser().parse_args(arguments)
+    try:
+        job = _job(options)
+        missing = predict(job)
+    except ClientError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "interrupted: the finished rows are kept; the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+    if missing:
+        _print_missing(missing, job)
+        return 1
+    return 0
+
+
+def _print_missing(missing: Mapping[str, str], job: Job) -> None:
+    names: dict[str, list[str]] = {}
+    for name, reason in missing.items():
+        names.setdefault(reason, []).append(name)
+    print(f"error: {len(missing)} rows have no answer:", file=sys.stderr)
+    for reason, group in names.items():
+        print(f"  {reason}: {', '.join(group)}", file=sys.stderr)
+    print(
+        f"{job.output} was not written. The finished rows are in {job.journal}: "
+        "the same command asks for the missing ones alone",
+        file=sys.stderr,
+    )
+
+
+def _job(options: argparse.Namespace) -> Job:
+    return Job(
+        url=options.url,
+        input=options.input,
+        output=options.output,
+        parameters=_parameters(options.parameters),
+        pace=Pace(options.batch_size, options.connections, options.model_wait),
+        timeout=options.timeout,
+        api_key=getattr(options, "api_key", os.environ.get("MERGELINE_API_KEY")),
+        restart=options.restart,
+    )
+
+
+def _parameters(text: str) -> dict[str, Any]:
+    try:
+        parameters = json.loads(text)
+        json.dumps(parameters, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except ValueError as problem:
+        raise InputError(f"--parameters is not JSON: {problem}") from None
+    if not isinstance(parameters, dict):
+        raise InputError('--parameters: expected an object like {"max_tokens": 64}')
+    return parameters
+
+
+def _parser() -> argparse.ArgumentParser:
+    pace = Pace()
+    parser = argparse.ArgumentParser(
+        prog="predict_testset",
+        description=(__doc__ or "").split("\n", maxsplit=1)[0],
+        epilog="exit codes: 0 complete, 1 rows missing, 2 bad input or usage, 130 interrupted",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--url", default="http://localhost:8000", help="where the service listens")
+    add("--input", type=Path, default=DEMO_INPUT, help="JSON lines with a field `input`")
+    add("--output", type=Path, default=Job.output, help="the same rows with `target` filled")
+    add("--parameters", default="{}", metavar="JSON", help="sampling parameters of every request")
+    add("--batch-size", type=_count, default=pace.batch_size, help="prompts a request")
+    add("--connections", type=_count, default=pace.connections, help="requests at a time")
+    add("--timeout", type=_seconds, default=Job.timeout, help="longest silence of an answer (s)")
+    add("--model-wait", type=_seconds, default=pace.model_wait, help="wait for the server (s)")
+    add("--restart", action="store_true", help="drop the answers of an earlier run")
+    add("--api-key", default=argparse.SUPPRESS, help="(default: $MERGELINE_API_KEY)")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of seconds")
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

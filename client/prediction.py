@@ -1,0 +1,115 @@
+"""One run over a test set: read, ask for what the journal lacks, write the file at the end."""
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from client.api import Api
+from client.dispatch import Dispatch, Pace
+from client.errors import InputError, RefusedError, ServerGoneError, TransientError
+from client.journal import Entry, Journal, open_journal
+from client.progress import Progress
+from client.rows import Row, RowFile, read_rows, row_name, write_rows
+
+DEMO_INPUT = Path("build/demo/data/test.json")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: which rows, which server, how hard to push it (times in seconds)."""
+
+    url: str
+    input: Path = DEMO_INPUT
+    output: Path = Path("test_predictions.json")
+    parameters: dict[str, Any] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
+    timeout: float = 600.0
+    api_key: str | None = None
+    restart: bool = False
+
+    @property
+    def journal(self) -> Path:
+        """Where the finished rows of this output are kept."""
+        return self.output.with_name(self.output.name + ".journal")
+
+
+def predict(job: Job) -> dict[str, str]:
+    """Write `job.output` once every row has an answer; else return the missing rows' reasons.
+
+    Raises ClientError when the input, the journal or the server does not let the run begin or
+    go on. Finished rows stay in the journal in every case.
+    """
+    source = _read_input(job)
+    with open_journal(job.journal, restart=job.restart) as journal:
+        _check_journal(job, journal, source)
+        with Progress(len(source.rows), len(journal.answers)) as progress:
+            missing = asyncio.run(_ask(job, source, journal, progress))
+        if progress.rows:
+            print(progress.summary())
+        if not missing:
+            write_rows(job.output, _filled(source.rows, journal.answers))
+            print(f"{job.output}: all {len(source.rows)} rows, answered by {journal.model}")
+        return {row_name(source.rows[index], index): missing[index] for index in sorted(missing)}
+
+
+def _read_input(job: Job) -> RowFile:
+    if job.input == DEMO_INPUT and not job.input.exists():
+        raise InputError(f"{job.input} is not there: make it with `make demo`, or give --input")
+    if job.output.resolve() == job.input.resolve() or job.output.is_dir():
+        raise InputError(f"--output {job.output} is the input or a folder: name another file")
+    return read_rows(job.input, "input")
+
+
+def _check_journal(job: Job, journal: Journal, source: RowFile) -> None:
+    if journal.header is None and job.output.exists() and not job.restart:
+        raise InputError(
+            f"{job.output} exists and no journal says that this program wrote it. "
+            "Move it away, name another --output, or replace it with --restart"
+        )
+    journal.refuse_change(_facts(job, source))
+    if journal.damaged:
+        print(f"{journal.path}: {journal.damaged} damaged lines do not count", file=sys.stderr)
+    if journal.answers:
+        print(f"{len(journal.answers)} of {len(source.rows)} rows are done already")
+
+
+def _facts(job: Job, source: RowFile) -> dict[str, Any]:
+    return {"input": source.sha256, "parameters": job.parameters}
+
+
+async def _ask(
+    job: Job, source: RowFile, journal: Journal, progress: Progress
+) -> Mapping[int, str]:
+    """Ask for the rows that the journal lacks; return the reason for each still without answer."""
+    open_rows = {
+        index: row["input"] for index, row in enumerate(source.rows) if index not in journal.answers
+    }
+    api = Api(job.url, api_key=job.api_key, timeout=job.timeout, connections=job.pace.connections)
+    async with api:
+        if not open_rows:
+            await _notice_other_model(api, journal)
+            return {}
+        try:
+            model = await api.wait_ready(job.pace.model_wait, progress.note)
+            journal.begin({**_facts(job, source), "model": model})
+            progress.start()
+            dispatch = Dispatch(api, open_rows, job.parameters, job.pace, journal.record, progress)
+            return await dispatch.run(model)
+        except ServerGoneError as problem:
+            return {row: str(problem) for row in open_rows if row not in journal.answers}
+
+
+async def _notice_other_model(api: Api, journal: Journal) -> None:
+    """Refuse to pass old answers off as another model's; a server that is away is no matter."""
+    try:
+        model = await api.model()
+    except (TransientError, RefusedError):
+        return
+    journal.refuse_change({"model": model})
+
+
+def _filled(rows: list[Row], answers: Mapping[int, Entry]) -> list[Row]:
+    return [{**row, "target": answers[index]["generated_text"]} for index, row in enumerate(rows)]

@@ -1,0 +1,102 @@
+"""Read and write JSON lines: one object a line, every field and the order kept."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client.errors import InputError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """The rows of one file in order, and the sha256 of the bytes they were read from."""
+
+    path: Path
+    rows: list[Row]
+    sha256: str
+
+
+def read_rows(path: Path, *required: str) -> RowFile:
+    """Read JSON lines whose `required` fields are strings and whose sample_ids are unique.
+
+    A BOM and blank lines are skipped. Raises InputError with file and line.
+    """
+    content = _read_bytes(path)
+    rows: list[Row] = []
+    first_line: dict[str, int] = {}
+    # Only \n ends a line: str.splitlines would also cut at a U+2028 inside a text.
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        row = _parse(line, required, where)
+        if "sample_id" in row:
+            _refuse_duplicate(str(row["sample_id"]), number, first_line, where)
+        rows.append(row)
+    if not rows:
+        raise InputError(f"{path}: no rows; expected JSON lines, one object a line")
+    return RowFile(path, rows, hashlib.sha256(content).hexdigest())
+
+
+def row_name(row: Row, index: int) -> str:
+    """What to call a row in a message: its sample_id, else its place (counted from 1)."""
+    return str(row["sample_id"]) if "sample_id" in row else f"row {index + 1}"
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write JSON lines beside `path`, then rename: a reader sees all of the file or none of it."""
+    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            for row in rows:
+                file.write(_encode(row) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as problem:
+        raise InputError(f"cannot write {path}: {problem.strerror}") from problem
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise InputError(f"cannot read {path}: {problem.strerror}") from problem
+
+
+def _parse(line: bytes, required: tuple[str, ...], where: str) -> Row:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as problem:
+        raise InputError(f"{where}: not UTF-8 (byte {problem.start}); convert the file") from None
+    except (ValueError, RecursionError) as problem:
+        raise InputError(f"{where}: broken JSON: {problem}") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    for field in required:
+        if not isinstance(row.get(field), str):
+            state = "is not a string" if field in row else "is missing"
+            raise InputError(f'{where}: the field "{field}" {state}')
+    try:
+        _encode(row)
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: half of a surrogate pair (\\ud8xx) is no character") from None
+    return row
+
+
+def _refuse_duplicate(sample_id: str, number: int, first_line: dict[str, int], where: str) -> None:
+    first = first_line.setdefault(sample_id, number)
+    if first != number:
+        raise InputError(f'{where}: sample_id "{sample_id}" is already used in line {first}')
+
+
+def _encode(row: Row) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode("utf-8")

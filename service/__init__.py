@@ -1,0 +1,1 @@
+"""Serve a merged model: FastAPI over vLLM's asynchronous engine."""

@@ -1,0 +1,41 @@
+"""`python -m service --model DIR`: serve a model directory."""
+
+import logging
+import os
+import sys
+
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service.settings import Settings
+
+
+def main() -> int:
+    """Read the settings, serve until told to stop; the exit code tells why it ended."""
+    try:
+        settings = CliApp.run(Settings)
+    except ValidationError as error:
+        for detail in error.errors():
+            name = "-".join(str(part) for part in detail["loc"]).replace("_", "-")
+            message = detail["msg"].removeprefix("Value error, ")
+            print(f"error: --{name}: {message}", file=sys.stderr)
+        return 2
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("mergeline").setLevel(settings.log_level.upper())
+
+    from service.app import create_app
+    from service.engine import VLLMEngine
+    from service.server import Server
+
+    engine = VLLMEngine(settings)
+    server = Server(create_app(engine, settings), settings)
+    server.run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is shut down by now. Threads inside vLLM would hold the interpreter's own exit for up
+    # to a minute, after a dead engine or in the middle of loading.
+    os._exit(server.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

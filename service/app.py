@@ -1,0 +1,89 @@
+"""The FastAPI application: `create_app(engine, settings)` wires routes, limits and errors."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service.backend import Engine
+from service.errors import InvalidRequestError, NotFoundError, ServiceError
+from service.gate import Gate
+from service.generate import generate_router
+from service.health import health_router
+from service.lifecycle import Lifecycle
+from service.metrics import Metrics
+from service.settings import Settings
+
+logger = logging.getLogger("mergeline")
+
+
+def create_app(engine: Engine, settings: Settings) -> FastAPI:
+    """An app that loads `engine` when it starts; `app.state.lifecycle` tells how far it is."""
+    metrics = Metrics()
+    lifecycle = Lifecycle(engine, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        life = asyncio.create_task(lifecycle.run())
+        yield
+        life.cancel()
+        engine.shutdown()
+
+    app = FastAPI(title="mergeline", lifespan=lifespan)
+    app.state.lifecycle = lifecycle
+    app.include_router(generate_router(engine, settings, lifecycle, metrics))
+    app.include_router(health_router(engine, settings, lifecycle, metrics))
+    app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, metrics=metrics)
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_body)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_bug)
+    return app
+
+
+async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, ServiceError):
+        raise error
+    return JSONResponse(error.body(request.state.request_id), error.status, error.headers())
+
+
+async def _on_invalid_body(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    return await _on_service_error(request, _first_problem(error.errors()[0]))
+
+
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise error
+    if error.status_code in (404, 405):
+        message = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists all routes"
+        return await _on_service_error(request, NotFoundError(message, error.status_code))
+    return await _on_service_error(request, InvalidRequestError(str(error.detail)))
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    logger.error("request %s failed", request.state.request_id, exc_info=error)
+    return await _on_service_error(request, ServiceError("internal error; the log has details"))
+
+
+def _first_problem(detail: dict[str, Any]) -> InvalidRequestError:
+    """pydantic's first complaint in the contract's words: the field's path, and what is wrong."""
+    if detail["type"] == "json_invalid":
+        return InvalidRequestError(f"the body is not JSON: {detail['ctx']['error']}", "body")
+    path = [str(part) for part in detail["loc"] if part != "body"]
+    # pydantic adds the tried member of a union ("str", "list[…]") to a path; a field it is not
+    param = ".".join(part for part in path if part.isalnum() or ("_" in part and "[" not in part))
+    param = param.removesuffix(".str")
+    if detail["type"] == "extra_forbidden":
+        return InvalidRequestError(f"unknown field {param!r}; GET /docs lists all", param)
+    if param == "prompt" and detail["type"] == "string_type":
+        return InvalidRequestError("prompt: must be a string or a list of strings", param)
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return InvalidRequestError(f"{param}: {message}" if param else message, param or "body")

@@ -1,0 +1,81 @@
+"""What the HTTP layer asks of an engine. service/engine.py answers with vLLM; tests with a fake."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Natural log of one token's probability at one position."""
+
+    token_id: int
+    token: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Position:
+    """The sampled token of one position, and the likeliest ones there."""
+
+    sampled: TokenLogprob
+    top: list[TokenLogprob]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One of a request's outputs: whole, or (when streaming) what is new since the last step."""
+
+    index: int
+    text: str
+    token_count: int
+    finish_reason: str | None
+    logprobs: list[Position] | None = None
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Token ids in, and SamplingParams fields under vLLM's own names."""
+
+    request_id: str
+    prompt_ids: list[int]
+    sampling: dict[str, Any]
+    stream: bool = False
+    """True: steps carry deltas. False: one step carries the whole output."""
+
+
+class Engine(Protocol):
+    """A model that is loaded once and then generates for many requests at a time."""
+
+    version: str
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's Hugging Face tokenizer; usable after `start`."""
+
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens of prompt and output together."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids the model can produce."""
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the weights in use, for example bfloat16."""
+
+    async def start(self) -> None:
+        """Load the model; raises whatever hindered it."""
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[list[Completion]]:
+        """Steps of `request`; closing the iterator aborts it in the engine.
+
+        Raises InvalidRequestError for what the engine refuses, UnavailableError when it is dead.
+        """
+
+    def is_alive(self) -> bool:
+        """False once the engine cannot generate any more."""
+
+    def shutdown(self) -> None:
+        """Free the model; a running request fails."""

@@ -1,0 +1,62 @@
+"""Routes that tell how the service is, and what it serves."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from service.backend import Engine
+from service.lifecycle import Lifecycle, State
+from service.metrics import Metrics
+from service.prompt import PromptEncoder
+from service.settings import Settings
+from service.versions import installed
+
+
+def health_router(
+    engine: Engine, settings: Settings, lifecycle: Lifecycle, metrics: Metrics
+) -> APIRouter:
+    """Probes, /info, /version and /metrics."""
+    router = APIRouter()
+
+    @router.get("/livez", summary="200 while the process is worth keeping")
+    async def livez() -> JSONResponse:
+        return _state_answer(lifecycle, healthy=lifecycle.state is not State.DEAD)
+
+    @router.get("/readyz", summary="200 once a token was generated, until draining")
+    @router.get("/health", summary="as /readyz")
+    async def readyz() -> JSONResponse:
+        return _state_answer(lifecycle, healthy=lifecycle.state is State.READY)
+
+    @router.get("/is_ready", summary="JSON true or false")
+    async def is_ready() -> bool:
+        return lifecycle.state is State.READY
+
+    @router.get("/info", summary="the model and its limits")
+    async def info() -> dict[str, Any]:
+        lifecycle.refuse_unless_ready()
+        return {
+            "model": settings.model_name,
+            "dtype": engine.dtype,
+            "max_model_len": engine.max_model_len,
+            "vocab_size": engine.vocab_size,
+            "chat_template": PromptEncoder(engine.tokenizer).has_template,
+            "default_max_tokens": settings.default_max_tokens,
+            "default_temperature": settings.default_temperature,
+            "max_prompts": settings.max_prompts,
+        }
+
+    @router.get("/version", summary="versions of the service and its engine")
+    async def versions() -> dict[str, str]:
+        return {"mergeline": installed("mergeline"), "vllm": engine.version}
+
+    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    async def prometheus() -> PlainTextResponse:
+        return PlainTextResponse(metrics.render(), media_type="text/plain; version=0.0.4")
+
+    return router
+
+
+def _state_answer(lifecycle: Lifecycle, *, healthy: bool) -> JSONResponse:
+    answer = {"state": lifecycle.state, "failure": lifecycle.failure}
+    return JSONResponse(answer, 200 if healthy else 503)

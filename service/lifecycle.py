@@ -1,0 +1,89 @@
+"""From loading to ready to draining, or dead: the one place that knows the service's state."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from enum import StrEnum
+
+from service.backend import Engine, GenerationRequest
+from service.errors import UnavailableError
+from service.metrics import Metrics
+
+logger = logging.getLogger("mergeline")
+WATCH_EVERY_S = 0.5
+
+
+class State(StrEnum):
+    """What the service can do now."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    DEAD = "dead"
+
+
+class Lifecycle:
+    """Starts the engine, watches it, and counts the requests that a drain has to wait for."""
+
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self.in_flight = 0
+        self.failure: str | None = None
+        self._enter(State.LOADING)
+
+    async def run(self) -> None:
+        """Load, generate one token, then watch until the engine dies."""
+        try:
+            await self._engine.start()
+            await self._generate_one_token()
+        except Exception as error:  # whatever it was, the process must end and say so
+            logger.exception("the model could not be loaded")
+            self._die(f"the model could not be loaded: {error}")
+            return
+        if self.state is State.LOADING:
+            self._enter(State.READY)
+        while self._engine.is_alive():  # noqa: ASYNC110 - vLLM offers no event to wait for
+            await asyncio.sleep(WATCH_EVERY_S)
+        self._die("the engine has died")
+
+    def drain(self) -> None:
+        """Take no new request; those in flight go on."""
+        if self.state is not State.DEAD:
+            self._enter(State.DRAINING)
+
+    def refuse_unless_ready(self) -> None:
+        """Raise UnavailableError while loading, draining, or dead."""
+        if self.state is not State.READY:
+            raise UnavailableError(f"the service is {self.state}")
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Hold a generation request in flight. Raises UnavailableError unless ready."""
+        self.refuse_unless_ready()
+        self.in_flight += 1
+        self._metrics.in_flight.set(self.in_flight)
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self._metrics.in_flight.set(self.in_flight)
+
+    async def _generate_one_token(self) -> None:
+        sampling = {"max_tokens": 1, "temperature": 0.0}
+        request = GenerationRequest("warm-up", [self._engine.vocab_size - 1], sampling)
+        async with aclosing(self._engine.generate(request)) as steps:
+            async for _ in steps:
+                pass
+
+    def _die(self, reason: str) -> None:
+        logger.error("%s", reason)
+        self.failure = reason
+        self._enter(State.DEAD)
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        logger.info("state: %s", state)
+        for each in State:
+            self._metrics.state.labels(each).set(each is state)

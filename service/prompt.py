@@ -1,0 +1,57 @@
+"""Prompt text to token ids, through the model's own chat template."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from service.errors import InvalidRequestError
+
+
+@dataclass(frozen=True)
+class PromptEncoder:
+    """Renders and encodes as training did: the template lives with the tokenizer."""
+
+    tokenizer: Any
+
+    @property
+    def has_template(self) -> bool:
+        """False: prompts are sent raw."""
+        return self.tokenizer.chat_template is not None
+
+    def encode(self, prompt: str, *, raw: bool) -> list[int]:
+        """Token ids of one prompt.
+
+        Raises InvalidRequestError for an empty prompt, and for control tokens in a prompt that
+        is to be rendered: they are data there, and would act as commands.
+        """
+        if not prompt.strip():
+            raise InvalidRequestError("the prompt is empty", "prompt")
+        if raw or not self.has_template:
+            return self._one_bos(self.tokenizer.encode(prompt, add_special_tokens=False))
+        for token in self.tokenizer.all_special_tokens:
+            if token in prompt:
+                raise InvalidRequestError(
+                    f"the prompt holds the control token {token!r}; take it out, or write the "
+                    "whole prompt yourself and set parameters.raw",
+                    "prompt",
+                )
+        messages = [{"role": "user", "content": prompt}]
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        # The template writes BOS itself; training encodes exactly so, and ids must not differ.
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def _one_bos(self, ids: list[int]) -> list[int]:
+        """Put BOS in front where this tokenizer wants one, and leave out a second."""
+        bos = self.tokenizer.bos_token_id
+        if bos is None or not self._adds_bos():
+            return ids
+        start = 0
+        while start < len(ids) and ids[start] == bos:
+            start += 1
+        return [bos, *ids[start:]]
+
+    def _adds_bos(self) -> bool:
+        ids = self.tokenizer.encode("", add_special_tokens=True)
+        return bool(ids) and ids[0] == self.tokenizer.bos_token_id

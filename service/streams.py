@@ -1,0 +1,61 @@
+"""Answers that a client may walk away from: the work for them stops when it does."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from typing import TypeVar
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Send
+
+T = TypeVar("T")
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before its answer was ready."""
+
+
+async def unless_gone(http: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the client goes away.
+
+    Raises ClientGoneError then. The request's body must have been read before.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_disconnected(http))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return task.result()
+    finally:
+        gone.cancel()
+        if task.cancel():
+            await asyncio.wait({task})
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; closes its source however the response ends, so that it hears at once.
+
+    The first event is taken before: what fails until then can still be answered with a status.
+    """
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes]) -> None:
+        self._source = rest
+        super().__init__(_chain(first, rest), media_type="text/event-stream")
+
+    async def stream_response(self, send: Send) -> None:
+        """Send everything, or stop with the client."""
+        async with aclosing(self._source):
+            await super().stream_response(send)
+
+
+async def _chain(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    yield first
+    async for event in rest:
+        yield event
+
+
+async def _disconnected(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,68 @@
+"""Tiny random models and adapters, written to disk in a moment."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def tiny_llama(path: Path, seed: int = 0, dtype: str = "float32", **config: Any) -> Path:
+    """Write a random LLaMA model directory without a tokenizer; `config` overrides its sizes.
+
+    `max_shard_size` may be among them, as for save_pretrained.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shards = {"max_shard_size": config.pop("max_shard_size", "5GB")}
+    sizes = {
+        **{"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48},
+        **{"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
+    }
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**(sizes | config)))
+    model.to(getattr(torch, dtype)).save_pretrained(path, **shards)
+    return path
+
+
+def tiny_adapter(base: Path, path: Path, seed: int = 1, std: float = 0.05, **lora: Any) -> Path:
+    """Write a LoRA adapter for `base` as peft saves it, both halves random with `std`."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": PROJECTIONS} | lora
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**settings))
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=std)
+    model.save_pretrained(path, save_embedding_layers=False)
+    return path
+
+
+def weights(directory: Path) -> "dict[str, torch.Tensor]":
+    """Return all tensors of a model or adapter directory by name."""
+    from safetensors.torch import load_file
+
+    files = sorted(directory.glob("*.safetensors"))
+    return {name: values for file in files for name, values in load_file(file).items()}
+
+
+def edit_weights(file: Path, change: "Callable[[dict[str, torch.Tensor]], Any]") -> None:
+    """Rewrite a safetensors file after `change` has worked on its tensors."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def edit_json(file: Path, **changes: Any) -> None:
+    """Rewrite a JSON file with some keys changed."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))

@@ -1,0 +1,59 @@
+"""Instruction data: JSON lines with one prompt and one response an object."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training sample as text, and where it came from."""
+
+    prompt: str
+    response: str
+    where: str
+    """`file:line`, for messages."""
+
+
+def read_rows(path: Path, prompt: str, response: str) -> list[Row]:
+    """Read every line of `path`; `prompt` and `response` name the two columns.
+
+    Lines end at \\n only: a U+2028 inside a JSON string is text. Blank lines are passed over.
+    Raises TrainingError with file and line for anything that is not a usable sample.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot read the data: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TrainingError(f"{path}: not UTF-8 (byte {error.start}): convert it first") from error
+    lines = enumerate(text.split("\n"), start=1)
+    rows = [_row(line, f"{path}:{n}", prompt, response) for n, line in lines if line.strip()]
+    if not rows:
+        raise TrainingError(f"{path}: no samples in it, expected one JSON object a line")
+    return rows
+
+
+def _row(line: str, where: str, prompt: str, response: str) -> Row:
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise TrainingError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from error
+    if not isinstance(fields, dict):
+        raise TrainingError(f"{where}: expected a JSON object, got {type(fields).__name__}")
+    return Row(_text(fields, prompt, where), _text(fields, response, where), where)
+
+
+def _text(fields: dict[str, Any], column: str, where: str) -> str:
+    if column not in fields:
+        raise TrainingError(
+            f"{where}: no column {column!r} (it has {', '.join(fields)}): "
+            "name yours with data.prompt=… and data.response=…"
+        )
+    value = fields[column]
+    if not isinstance(value, str) or not value.strip():
+        raise TrainingError(f"{where}: column {column!r} must be text that is not empty")
+    return value

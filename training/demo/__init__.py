@@ -1,0 +1,30 @@
+"""The demo: self-written data for all sixteen tasks, and a tiny LLaMA to fine-tune on it."""
+
+from pathlib import Path
+
+from training.demo.base import Size, write_base
+from training.demo.tasks import read_rows, write_splits
+from training.files import write_aside
+
+ROWS = {"train": 100, "dev": 10, "test": 10}  # samples per task
+
+
+def build_demo(
+    output: Path, seed: int = 13, rows: dict[str, int] | None = None, size: Size | None = None
+) -> None:
+    """Write `output`/data and `output`/base; a part that exists is complete, and kept.
+
+    The data is the same bytes for the same `seed` and `rows` on every machine; the base's
+    weights follow `seed` too, but differ in the last bits between processors.
+
+    Raises:
+        TrainingError: the rules cannot give that many distinct samples per task.
+    """
+    data, base = output / "data", output / "base"
+    if not data.exists():
+        with write_aside(data) as folder:
+            write_splits(folder, rows or ROWS, seed)
+    if not base.exists():
+        questions = [row["input"] for row in read_rows(data / "train.json")]
+        with write_aside(base) as folder:
+            write_base(folder, questions, size or Size(), seed)

@@ -1,0 +1,132 @@
+"""The demo's base model: a tiny LLaMA that has read the corpus and answers nothing yet."""
+
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from training.demo.corpus import corpus
+from training.tokenizer import tokenizer_from_sentencepiece
+
+CONTEXT = 4096  # tokens
+_TEMPLATE = Path(__file__).parents[1] / "templates" / "llama.jinja"
+
+
+class Size(NamedTuple):
+    """How big the base is and how long it reads; the defaults take minutes on two cores."""
+
+    vocab: int = 5600
+    hidden: int = 256
+    inner: int = 688
+    layers: int = 4
+    heads: int = 4
+    passages: int = 6000
+    steps: int = 150
+    batch: int = 16  # blocks a step
+    block: int = 128  # tokens a block
+    lr: float = 3e-3
+
+
+def write_base(folder: Path, questions: Sequence[str], size: Size, seed: int) -> None:
+    """Write a complete model directory: float32 weights, tokenizer, chat template."""
+    documents = corpus(questions, size.passages, seed)
+    with TemporaryDirectory() as scratch:
+        model = Path(scratch) / "tokenizer.model"
+        train_sentencepiece(documents, size.vocab, model)
+        tokenizer = tokenizer_from_sentencepiece(model, CONTEXT)
+    tokenizer.chat_template = _TEMPLATE.read_text(encoding="utf-8")
+    pretrain(documents, tokenizer, size, seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def train_sentencepiece(documents: Sequence[str], vocab: int, path: Path) -> None:
+    """Train LLaMA's kind of tokenizer: BPE, byte fallback, digits apart, no normalisation.
+
+    Every frequent Chinese character (GB2312, level 1) and all of ASCII have ids of their own.
+    """
+    import sentencepiece
+
+    model = BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(line for text in documents for line in text.split("\n") if line),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab,
+        character_coverage=1.0,
+        required_chars=frequent_characters(),
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        num_threads=1,
+        minloglevel=2,
+    )
+    path.write_bytes(model.getvalue())
+
+
+def frequent_characters() -> str:
+    """Printable ASCII and the 3,755 characters of GB2312's level 1 (rows B0 to D7)."""
+    ascii_text = "".join(chr(code) for code in range(0x21, 0x7F))
+    cells = ((row, cell) for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF))
+    return ascii_text + "".join(bytes(pair).decode("gb2312", "ignore") for pair in cells)
+
+
+def pretrain(documents: Sequence[str], tokenizer: Any, size: Size, seed: int) -> Any:
+    """Train a LLaMA from random weights on `documents` as plain text; returns it in eval mode."""
+    import torch
+    from tqdm import tqdm
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(_shape(size, tokenizer))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=size.lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, size.lr, total_steps=size.steps, pct_start=0.1
+    )
+    blocks = _blocks(documents, tokenizer, size, seed)
+    bar = tqdm(range(size.steps), desc="pre-training the demo base", unit="step")
+    for _ in bar:
+        batch = torch.tensor(next(blocks))
+        loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        bar.set_postfix(loss=f"{loss.item():.2f}")
+    return model.eval()
+
+
+def _shape(size: Size, tokenizer: Any) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        intermediate_size=size.inner,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+
+
+def _blocks(
+    documents: Sequence[str], tokenizer: Any, size: Size, seed: int
+) -> Iterator[list[list[int]]]:
+    """Batches of equally long blocks cut from the documents, read over and over."""
+    ids = [[*tokenizer.encode(text), tokenizer.eos_token_id] for text in documents]
+    rng, stream = Random(f"blocks {seed}"), list[int]()
+    while True:
+        for document in rng.sample(ids, len(ids)):
+            stream += document
+            if len(stream) >= size.batch * size.block:
+                starts = range(0, size.batch * size.block, size.block)
+                yield [stream[start : start + size.block] for start in starts]
+                stream = []

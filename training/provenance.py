@@ -1,0 +1,50 @@
+"""provenance.json: what a model directory was merged from, and the sums that prove it."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from training.files import write_json
+from training.lora import Adapter
+
+NAME = "provenance.json"
+
+
+def write_provenance(
+    output: Path,
+    base: Path,
+    adapters: Sequence[Adapter],
+    sums: Mapping[str, str],
+    details: Mapping[str, Any],
+) -> None:
+    """Write names, settings, versions, the merge's own check (`details`) and `sums` by file.
+
+    `sums` are what `sha256sum *.safetensors` prints; `sha256` is the sum of that output, so one
+    value stands for all weights. Holds no paths, no times: equal inputs give equal files.
+    """
+    listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+    provenance = {
+        "base": {"name": base.resolve().name},
+        "adapters": [adapter.provenance() for adapter in adapters],
+        **details,
+        "versions": _versions(),
+        "files": dict(sums),
+        "sha256": sha256(listing.encode()).hexdigest(),
+    }
+    write_json(output / NAME, provenance)
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {
+        package: _version(package) for package in ("mergeline", "torch", "safetensors")
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "not installed"

@@ -1,0 +1,123 @@
+"""Text to token ids, through the chat template that serving will render with too."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.data import Row
+from training.errors import TrainingError
+
+TEMPLATES = Path(__file__).parent / "templates"
+Tokenizer = Any  # transformers' PreTrainedTokenizerBase, without importing it for --help
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Token ids of one sample: the prompt (exactly one BOS), then the answer up to its end."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    cut_tokens: int = 0
+    """How many tokens of the prompt were left out to fit the maximum length."""
+
+
+def load_tokenizer(model: Path, template: str | None) -> Tokenizer:
+    """The tokenizer of the directory `model`, with `template` in place of its own when named.
+
+    Raises TrainingError when there is no tokenizer, no such template, or none at all.
+    """
+    from transformers import AutoTokenizer
+
+    if not (model / "tokenizer.json").is_file():
+        raise TrainingError(f"{model}: no tokenizer.json in it; is it a model directory?")
+    tokenizer = AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
+    if template is not None:
+        tokenizer.chat_template = read_template(template)
+    if tokenizer.chat_template is None:
+        names = ", ".join(sorted(path.stem for path in TEMPLATES.glob("*.jinja")))
+        raise TrainingError(f"{model}: no chat template; name one with template=… ({names})")
+    return tokenizer
+
+
+def read_template(name: str) -> str:
+    """The text of a template in training/templates, or of a .jinja file."""
+    path = Path(name) if name.endswith(".jinja") else TEMPLATES / f"{name}.jinja"
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        known = ", ".join(sorted(path.stem for path in TEMPLATES.glob("*.jinja")))
+        raise TrainingError(f"template {name!r}: no file {path} (known: {known})") from error
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Token ids of one user turn, ready for the answer to follow."""
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    )
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
+def encode_sample(tokenizer: Tokenizer, row: Row, max_length: int) -> Sample:
+    """Token ids of `row`, at most `max_length` of them; a prompt too long loses its middle.
+
+    Raises TrainingError for control tokens in the text, and for an answer too long to fit.
+    """
+    _refuse_control_tokens(tokenizer, row)
+    answer = _encode_answer(tokenizer, row)
+    room = max_length - len(answer)
+    ids = encode_prompt(tokenizer, row.prompt)
+    full_length = len(ids)
+    if full_length > room:
+        ids = _cut_middle(row.prompt, room, lambda text: encode_prompt(tokenizer, text))
+    if not ids:
+        raise TrainingError(
+            f"{row.where}: the answer's {len(answer)} tokens leave no room for a prompt in "
+            f"data.max_length={max_length}"
+        )
+    return Sample(ids, answer, full_length - len(ids))
+
+
+def _encode_answer(tokenizer: Tokenizer, row: Row) -> list[int]:
+    """The answer as the template writes it, tokenised where it follows the prompt."""
+    user = {"role": "user", "content": row.prompt}
+    answer = {"role": "assistant", "content": row.response}
+    prompt = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template([user, answer], tokenize=False)
+    if not whole.startswith(prompt) or whole == prompt:
+        raise TrainingError(
+            f"{row.where}: the chat template does not continue its own prompt with the answer; "
+            "use a template whose conversation starts with its generation prompt"
+        )
+    prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
+    whole_ids: list[int] = tokenizer.encode(whole, add_special_tokens=False)
+    if whole_ids[: len(prompt_ids)] == prompt_ids:
+        return whole_ids[len(prompt_ids) :]
+    # A token would span the border. Serving knows the prompt alone, so the border must hold.
+    ids: list[int] = tokenizer.encode(whole[len(prompt) :], add_special_tokens=False)
+    return ids
+
+
+def _cut_middle(text: str, room: int, encode: Callable[[str], list[int]]) -> list[int]:
+    """Ids of the longest head + tail of `text` that fit `room`: questions stand at either end."""
+    fits: list[int] = []
+    low, high = 0, len(text)
+    while low < high:
+        keep = (low + high) // 2
+        head = (keep + 1) // 2
+        ids = encode(text[:head] + text[len(text) - (keep - head) :])
+        if len(ids) <= room:
+            fits, low = ids, keep + 1
+        else:
+            high = keep
+    return fits
+
+
+def _refuse_control_tokens(tokenizer: Tokenizer, row: Row) -> None:
+    for token in tokenizer.all_special_tokens:
+        if token in row.prompt or token in row.response:
+            raise TrainingError(
+                f"{row.where}: the text holds the control token {token!r}, which would be read "
+                "as a command to the model: remove it from the data"
+            )

@@ -1,0 +1,99 @@
+"""A sentencepiece model as the fast tokenizer that transformers and vLLM load."""
+
+from pathlib import Path
+from typing import Any
+
+from training.errors import TrainingError
+
+_BLANK = "▁"  # U+2581, sentencepiece's visible space
+
+
+def tokenizer_from_sentencepiece(model: Path, max_length: int) -> Any:
+    """Turn a LLaMA-style sentencepiece BPE `model` into a transformers tokenizer.
+
+    Ids equal sentencepiece's for any text without control tokens. BOS is put in front by
+    `add_special_tokens`; `max_length` is the model's context in tokens.
+
+    Raises:
+        TrainingError: the file is not a BPE model with byte fallback and identity
+            normalisation, which is what LLaMA's are.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    proto = _read(model)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_backend(proto),
+        unk_token=proto.trainer_spec.unk_piece,
+        bos_token=proto.trainer_spec.bos_piece,
+        eos_token=proto.trainer_spec.eos_piece,
+        pad_token=proto.trainer_spec.unk_piece,
+        padding_side="left",
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _read(model: Path) -> Any:
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(model.read_bytes())
+    except OSError as error:
+        raise TrainingError(f"{model}: cannot read the tokenizer: {error.strerror}") from error
+    except DecodeError as error:
+        raise TrainingError(f"{model}: not a sentencepiece model") from error
+    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    if trainer.model_type != trainer.BPE or not trainer.byte_fallback:
+        raise TrainingError(f"{model}: expected a BPE model with byte fallback, as LLaMA's is")
+    if normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces:
+        raise TrainingError(f"{model}: expected identity normalisation, as LLaMA's is")
+    return proto
+
+
+def _backend(proto: Any) -> Any:
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, processors
+
+    vocab = {piece.piece: index for index, piece in enumerate(proto.pieces)}
+    unknown, bos = proto.trainer_spec.unk_piece, proto.trainer_spec.bos_piece
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab, _merges(proto, vocab), unk_token=unknown, fuse_unk=True, byte_fallback=True
+        )
+    )
+    prefix = proto.normalizer_spec.add_dummy_prefix
+    steps = [normalizers.Prepend(_BLANK)] if prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _BLANK)])
+    tokenizer.decoder = _decoder(prefix)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, vocab[bos])]
+    )
+    tokenizer.add_special_tokens(
+        [
+            AddedToken(piece.piece, normalized=False, special=True)
+            for piece in proto.pieces
+            if piece.type in (piece.CONTROL, piece.UNKNOWN)
+        ]
+    )
+    return tokenizer
+
+
+def _merges(proto: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:
+    """Every way to build a piece from two, best piece first: sentencepiece's order of merging."""
+    normal = [piece for piece in proto.pieces if piece.type == piece.NORMAL]
+    plain = {piece.piece for piece in normal}
+    best_first = sorted(normal, key=lambda piece: (-piece.score, vocab[piece.piece]))
+    return [
+        (text[:cut], text[cut:])
+        for text in (piece.piece for piece in best_first)
+        for cut in range(1, len(text))
+        if text[:cut] in plain and text[cut:] in plain
+    ]
+
+
+def _decoder(prefix: bool) -> Any:
+    from tokenizers import decoders
+
+    steps = [decoders.Replace(_BLANK, " "), decoders.ByteFallback(), decoders.Fuse()]
+    return decoders.Sequence([*steps, *([decoders.Strip(" ", 1, 0)] if prefix else [])])
