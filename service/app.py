@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,6 +18,7 @@ from service.health import health_router
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.settings import Settings
+from service.validation import first_problem
 
 logger = logging.getLogger("mergeline")
 
@@ -56,7 +56,7 @@ async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
 async def _on_invalid_body(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestValidationError):
         raise error
-    return await _on_service_error(request, _first_problem(error.errors()[0]))
+    return await _on_service_error(request, first_problem(error.errors()))
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
@@ -65,25 +65,9 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     if error.status_code in (404, 405):
         message = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists all routes"
         return await _on_service_error(request, NotFoundError(message, error.status_code))
-    return await _on_service_error(request, InvalidRequestError(str(error.detail)))
+    return await _on_service_error(request, InvalidRequestError(str(error.detail), "body"))
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
     logger.error("request %s failed", request.state.request_id, exc_info=error)
     return await _on_service_error(request, ServiceError("internal error; the log has details"))
-
-
-def _first_problem(detail: dict[str, Any]) -> InvalidRequestError:
-    """pydantic's first complaint in the contract's words: the field's path, and what is wrong."""
-    if detail["type"] == "json_invalid":
-        return InvalidRequestError(f"the body is not JSON: {detail['ctx']['error']}", "body")
-    path = [str(part) for part in detail["loc"] if part != "body"]
-    # pydantic adds the tried member of a union ("str", "list[…]") to a path; a field it is not
-    param = ".".join(part for part in path if part.isalnum() or ("_" in part and "[" not in part))
-    param = param.removesuffix(".str")
-    if detail["type"] == "extra_forbidden":
-        return InvalidRequestError(f"unknown field {param!r}; GET /docs lists all", param)
-    if param == "prompt" and detail["type"] == "string_type":
-        return InvalidRequestError("prompt: must be a string or a list of strings", param)
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    return InvalidRequestError(f"{param}: {message}" if param else message, param or "body")

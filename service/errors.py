@@ -12,8 +12,8 @@ class ServiceError(Exception):
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = _printable(message)
+        self.param = None if param is None else _printable(param)
 
     def body(self, request_id: str | None) -> dict[str, Any]:
         """The JSON object of the HTTP contract."""
@@ -27,6 +27,11 @@ class ServiceError(Exception):
     def headers(self) -> dict[str, str]:
         """Headers that go with the status."""
         return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+
+
+def _printable(text: str) -> str:
+    """A message may quote what was sent, and that need not be encodable."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class InvalidRequestError(ServiceError):

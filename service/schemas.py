@@ -2,10 +2,21 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _encodable(text: str) -> str:
+    """JSON can spell half a character ("\\ud800"), which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start} is a lone surrogate, not text") from error
+    return text
+
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-NonEmpty = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, AfterValidator(_encodable)]
+NonEmpty = Annotated[Text, Field(min_length=1)]
 
 
 class Parameters(BaseModel):
@@ -59,7 +70,7 @@ class GenerateRequest(BaseModel):
         },
     )
 
-    prompt: str | list[str] = Field(
+    prompt: Text | list[Text] = Field(
         description="one prompt, or a list; `input` is accepted in its place"
     )
     parameters: Parameters = Parameters()

@@ -1,0 +1,173 @@
+"""Loading, ready, draining, dead: what the routes answer, and what is aborted."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import httpx
+import pytest
+import uvicorn
+
+from service.app import create_app
+from service.server import Server
+from service.settings import Settings
+from tests.service.conftest import Talk, running, until
+from tests.service.fake import FakeEngine
+
+GENERATE = {"prompt": "感冒", "parameters": {"max_tokens": 100}}
+
+
+def test_while_loading_only_livez_is_green(engine: FakeEngine, settings: Settings) -> None:
+    async def main() -> None:
+        engine.hold.clear()
+        async with running(engine, settings) as client:
+            assert (await client.get("/livez")).status_code == 200
+            assert (await client.get("/readyz")).status_code == 503
+            assert (await client.get("/is_ready")).json() is False
+            answer = await client.post("/generate", json=GENERATE)
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"]
+            engine.hold.set()
+            await until(lambda: _is_ready(client))
+            assert engine.finished == ["warm-up"], "ready before a token was generated"
+
+    asyncio.run(main())
+
+
+async def _is_ready(client: httpx.AsyncClient) -> bool:
+    return bool((await client.get("/is_ready")).json())
+
+
+def test_a_model_that_cannot_be_loaded_is_told(engine: FakeEngine, settings: Settings) -> None:
+    async def main() -> None:
+        engine.load_error = RuntimeError("weights are missing")
+        async with running(engine, settings) as client:
+
+            async def dead() -> bool:
+                return (await client.get("/livez")).status_code == 503
+
+            await until(dead)
+            assert "weights are missing" in (await client.get("/readyz")).json()["failure"]
+
+    asyncio.run(main())
+
+
+def test_info_and_version_tell_what_is_served(serve: Callable[[Talk], None]) -> None:
+    async def talk(client: httpx.AsyncClient) -> None:
+        info = (await client.get("/info")).json()
+        assert info["model"] == "fake-model"
+        assert info["max_model_len"] == 200
+        assert info["chat_template"] is True
+        assert (await client.get("/version")).json()["vllm"] == "fake"
+        assert (await client.get("/docs")).status_code == 200
+
+    serve(talk)
+
+
+class Running:
+    """The app behind a real socket, as `python -m service` runs it."""
+
+    def __init__(self, engine: FakeEngine, settings: Settings) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.server = Server(
+            create_app(engine, settings), settings.model_copy(update={"port": port})
+        )
+        self.url = f"http://127.0.0.1:{port}"
+
+    async def __aenter__(self) -> "Running":
+        self._task = asyncio.create_task(uvicorn.Server.serve(self.server))
+        self.client = httpx.AsyncClient(base_url=self.url, timeout=10)
+
+        async def up() -> bool:
+            try:
+                return (await self.client.get("/readyz")).status_code == 200
+            except httpx.ConnectError:
+                return False
+
+        await until(up)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        await self.client.aclose()
+        await self._task
+
+    async def ended(self) -> int:
+        await asyncio.wait_for(asyncio.shield(self._task), 10)
+        return self.server.exit_code
+
+
+@pytest.mark.parametrize("prompt", ["感冒", ["感冒", "发烧"]])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_aborts_its_request(
+    engine: FakeEngine, settings: Settings, prompt: str | list[str], stream: bool
+) -> None:
+    async def main() -> None:
+        engine.seconds_a_token = 0.05
+        async with Running(engine, settings) as service:
+            body = {**GENERATE, "prompt": prompt, "stream": stream}
+            asked = asyncio.create_task(service.client.post("/generate", json=body))
+
+            async def under_way() -> bool:
+                return len(engine.requests) > len(engine.finished)
+
+            await until(under_way)
+            asked.cancel()
+
+            async def aborted() -> bool:
+                metrics = (await service.client.get("/metrics")).text
+                count = 1 if isinstance(prompt, str) else len(prompt)
+                return len(engine.aborted) == count and "in_flight 0.0" in metrics
+
+            await until(aborted)
+
+    asyncio.run(main())
+
+
+def test_sigterm_lets_requests_finish_and_refuses_new_ones(
+    engine: FakeEngine, settings: Settings
+) -> None:
+    async def main() -> None:
+        async with Running(engine, settings) as service:
+            engine.seconds_a_token = 0.01
+            asked = asyncio.create_task(service.client.post("/generate", json=GENERATE))
+
+            async def under_way() -> bool:
+                return len(engine.requests) == 2
+
+            await until(under_way)
+            service.server.handle_exit(15, None)
+            refused = await service.client.post("/generate", json=GENERATE)
+            assert refused.status_code == 503
+            assert "draining" in refused.json()["error"]
+            assert (await service.client.get("/readyz")).status_code == 503
+            assert (await service.client.get("/livez")).status_code == 200
+            assert (await asked).status_code == 200
+            assert await service.ended() == 0
+
+    asyncio.run(main())
+
+
+def test_a_second_signal_stops_at_once(engine: FakeEngine, settings: Settings) -> None:
+    async def main() -> None:
+        async with Running(engine, settings) as service:
+            engine.seconds_a_token = 1.0
+            asked = asyncio.create_task(service.client.post("/generate", json=GENERATE))
+            await asyncio.sleep(0.1)
+            service.server.handle_exit(15, None)
+            service.server.handle_exit(15, None)
+            await service.ended()
+            asked.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_dead_engine_ends_the_process_with_1(engine: FakeEngine, settings: Settings) -> None:
+    async def main() -> None:
+        async with Running(engine, settings) as service:
+            engine.alive = False
+            assert await service.ended() == 1
+
+    asyncio.run(main())

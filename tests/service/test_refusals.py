@@ -1,0 +1,52 @@
+"""Bad requests get a 4xx that names the field; the service goes on."""
+
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+import pytest
+
+from tests.service.bad_requests import BAD_REQUESTS
+from tests.service.conftest import Talk
+
+
+def test_every_bad_request_is_refused_by_name(serve: Callable[[Talk], None]) -> None:
+    async def talk(client: httpx.AsyncClient) -> None:
+        wrong: list[tuple[object, ...]] = []
+        for bad in BAD_REQUESTS:
+            answer = await client.post("/generate", content=bad.bytes(), headers=bad.headers)
+            body = answer.json()
+            if answer.status_code != bad.status or (body["param"] or "") != bad.param:
+                wrong.append((bad.name, answer.status_code, body))
+            if set(body) != {"error", "error_type", "param", "request_id"}:
+                wrong.append((bad.name, "shape", body))
+        assert not wrong, "\n".join(map(str, wrong))
+        assert (await client.post("/generate", json={"prompt": "感冒"})).status_code == 200
+
+    serve(talk)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("GET", "/generate", 405), ("DELETE", "/readyz", 405)],
+)
+def test_wrong_routes_get_the_same_error_shape(
+    serve: Callable[[Talk], None], method: str, path: str, status: int
+) -> None:
+    async def talk(client: httpx.AsyncClient) -> None:
+        answer = await client.request(method, path)
+        assert answer.status_code == status
+        assert path in answer.json()["error"]
+
+    serve(talk)
+
+
+def test_a_body_without_a_length_is_bounded_too(serve: Callable[[Talk], None]) -> None:
+    async def talk(client: httpx.AsyncClient) -> None:
+        async def chunks() -> AsyncIterator[bytes]:
+            for _ in range(200):
+                yield b"a" * 1000
+
+        answer = await client.post("/generate", content=chunks())
+        assert answer.status_code == 413
+
+    serve(talk)

@@ -1,0 +1,52 @@
+"""Every setting is a flag and a SERVICE_* variable."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic_settings import CliApp
+
+from service.settings import Settings
+
+
+def test_flags_win_over_variables(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_MODEL", str(settings.model))
+    monkeypatch.setenv("SERVICE_PORT", "9001")
+    monkeypatch.setenv("SERVICE_MAX_MODEL_LEN", "77")
+    assert CliApp.run(Settings, cli_args=[]).port == 9001
+    chosen = CliApp.run(Settings, cli_args=["--port", "9002"])
+    assert (chosen.port, chosen.max_model_len) == (9002, 77)
+
+
+def test_every_setting_is_in_the_help() -> None:
+    text = _service("--help").stdout
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--model"),
+        (["--model", "/no/such/dir"], "no config.json"),
+        (["--model", ".", "--port", "70000"], "--port"),
+        (["--model", ".", "--prot", "1"], "--prot"),
+    ],
+)
+def test_bad_settings_end_with_2_and_say_which(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    ended = _service(*arguments, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+
+
+def _service(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SERVICE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        capture_output=True, text=True, cwd=cwd, env=environment, timeout=60, check=False,
+    )  # fmt: skip
