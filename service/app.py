@@ -14,7 +14,7 @@ from service.backend import Engine
 from service.errors import InvalidRequestError, NotFoundError, ServiceError
 from service.gate import Gate
 from service.generate import generate_router
-from service.health import health_router
+from service.health import info_router, probe_router
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.settings import Settings
@@ -38,7 +38,8 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app = FastAPI(title="mergeline", lifespan=lifespan)
     app.state.lifecycle = lifecycle
     app.include_router(generate_router(engine, settings, lifecycle, metrics))
-    app.include_router(health_router(engine, settings, lifecycle, metrics))
+    app.include_router(probe_router(lifecycle))
+    app.include_router(info_router(engine, settings, lifecycle, metrics))
     app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, metrics=metrics)
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_body)

@@ -100,7 +100,7 @@ class VLLMEngine:
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        eager = settings.enforce_eager
+        eager, gpus = settings.enforce_eager, settings.tensor_parallel_size
         self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=str(settings.model),
@@ -108,7 +108,9 @@ class VLLMEngine:
                 dtype=settings.dtype,
                 max_model_len=settings.max_model_len,
                 max_num_seqs=settings.max_num_seqs,
-                tensor_parallel_size=settings.tensor_parallel_size,
+                tensor_parallel_size=gpus,
+                # with one GPU (or a CPU) a worker process of its own is only a detour
+                distributed_executor_backend="uni" if gpus == 1 else None,
                 gpu_memory_utilization=settings.gpu_memory_utilization,
                 enforce_eager=current_platform.is_cpu() if eager is None else eager,
                 seed=settings.engine_seed,

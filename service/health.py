@@ -13,10 +13,8 @@ from service.settings import Settings
 from service.versions import installed
 
 
-def health_router(
-    engine: Engine, settings: Settings, lifecycle: Lifecycle, metrics: Metrics
-) -> APIRouter:
-    """Probes, /info, /version and /metrics."""
+def probe_router(lifecycle: Lifecycle) -> APIRouter:
+    """Routes for load balancers and orchestrators."""
     router = APIRouter()
 
     @router.get("/livez", summary="200 while the process is worth keeping")
@@ -31,6 +29,15 @@ def health_router(
     @router.get("/is_ready", summary="JSON true or false")
     async def is_ready() -> bool:
         return lifecycle.state is State.READY
+
+    return router
+
+
+def info_router(
+    engine: Engine, settings: Settings, lifecycle: Lifecycle, metrics: Metrics
+) -> APIRouter:
+    """/info, /version and /metrics."""
+    router = APIRouter()
 
     @router.get("/info", summary="the model and its limits")
     async def info() -> dict[str, Any]:

@@ -15,7 +15,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from training.tokenizer import tokenizer_from_sentencepiece
 
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    train_sentencepiece(["感冒了怎么办？多喝水。发烧三天，咳嗽。" * 3, "hello world 12345"], 4140, path)
+    train_sentencepiece(
+        ["感冒了怎么办？多喝水。发烧三天，咳嗽。" * 3, "hello world 12345"], 4140, path
+    )
     made = tokenizer_from_sentencepiece(path, 4096)
     made.chat_template = read_template("llama")
     return made

@@ -36,7 +36,7 @@ def prepare(output: Path) -> Path:
             "data.eval": output / "data" / "dev.json",
         }
         config = load_config(RECIPE, [f"{key}={path}" for key, path in places.items()])
-        train(config, resume=run_directory(config).exists())
+        train(config, resume=(run_directory(config) / "training.yaml").exists())
     merge(base, [adapter], model)
     print(f"{model} is ready")
     return model

@@ -32,44 +32,44 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
 
     Raises TrainingError for bad data or settings, before the base model is loaded.
     """
-    run = _claim_run_directory(config, resume)
+    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    record = run_directory(config) / "training.yaml"
+    _refuse_conflicts(config, record, settings, resume)
     rows = {"train": _rows(config, config.data.train)}
     if config.data.eval:
         rows["eval"] = _rows(config, config.data.eval)
     tokenizer, datasets = _encode(config, rows)
-    trainer = _trainer(config, tokenizer, datasets, run)
-    trainer.train(resume_from_checkpoint=_newest_checkpoint(run) if resume else None)
+    trainer = _trainer(config, tokenizer, datasets)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(settings, encoding="utf-8")
+    trainer.train(resume_from_checkpoint=_newest_checkpoint(record.parent) if resume else None)
     if "eval" in datasets:
         print(f"evaluation loss: {trainer.evaluate()['eval_loss']:.4f}")
     with write_aside(config.output) as aside:
         trainer.model.save_pretrained(str(aside))
         tokenizer.save_pretrained(str(aside))
-        shutil.copy(run / "training.yaml", aside)
+        shutil.copy(record, aside)
     print(f"adapter written to {config.output}")
     return config.output
 
 
 def run_directory(config: TrainConfig) -> Path:
-    """Where checkpoints go until the adapter is complete."""
+    """Where checkpoints go; training.yaml in it records the settings that the run began with."""
     return config.output.with_name(config.output.name + ".run")
 
 
-def _claim_run_directory(config: TrainConfig, resume: bool) -> Path:
-    """The directory for checkpoints; refuses to mix two runs."""
+def _refuse_conflicts(config: TrainConfig, record: Path, settings: str, resume: bool) -> None:
+    """Two runs are never mixed, and a finished adapter is never written over."""
     if config.output.exists():
         raise TrainingError(f"{config.output} exists already: choose another output or remove it")
     if not (config.model / "config.json").is_file():
         raise TrainingError(f"{config.model}: no config.json in it; model= names a model directory")
-    run = run_directory(config)
-    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    record = run / "training.yaml"
     if resume:
         _check_same_run(record, yaml.safe_load(settings))
-    elif run.exists():
-        raise TrainingError(f"{run} holds an earlier run: add --resume to go on, or remove it")
-    run.mkdir(parents=True, exist_ok=True)
-    record.write_text(settings, encoding="utf-8")
-    return run
+    elif record.exists():
+        raise TrainingError(
+            f"{record.parent} holds an earlier run: add --resume to go on, or remove it"
+        )
 
 
 def _check_same_run(record: Path, settings: dict[str, Any]) -> None:
@@ -123,7 +123,7 @@ def _encode(
     return tokenizer, datasets
 
 
-def _trainer(config: TrainConfig, tokenizer: Any, datasets: dict[str, Any], run: Path) -> Any:
+def _trainer(config: TrainConfig, tokenizer: Any, datasets: dict[str, Any]) -> Any:
     from transformers import Trainer, set_seed
 
     from training.adapters import add_lora, count_parameters
@@ -135,7 +135,7 @@ def _trainer(config: TrainConfig, tokenizer: Any, datasets: dict[str, Any], run:
     pad = tokenizer.pad_token_id
     return Trainer(
         model=model,
-        args=_arguments(config, run),
+        args=_arguments(config),
         train_dataset=datasets["train"],
         eval_dataset=datasets.get("eval"),
         data_collator=PadRight(tokenizer.eos_token_id if pad is None else pad),
@@ -156,12 +156,13 @@ def _load_base(config: TrainConfig) -> Any:
     return model
 
 
-def _arguments(config: TrainConfig, run: Path) -> Any:
+def _arguments(config: TrainConfig) -> Any:
+    import torch
     from transformers import TrainingArguments
 
     optim = config.optim
     return TrainingArguments(
-        output_dir=str(run),
+        output_dir=str(run_directory(config)),
         learning_rate=optim.lr,
         lr_scheduler_type=optim.schedule,
         warmup_steps=optim.warmup_ratio,  # a value below 1 is a share of all steps
@@ -184,6 +185,7 @@ def _arguments(config: TrainConfig, run: Path) -> Any:
         logging_steps=config.log_every,
         prediction_loss_only=True,
         remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
         report_to="none",
     )
 

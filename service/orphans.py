@@ -1,0 +1,26 @@
+"""No engine process outlives the server: an orphan would hold the GPU's memory."""
+
+import multiprocessing
+import os
+import threading
+import time
+
+LOOK_EVERY_S = 1.0
+
+
+def end_with_parent() -> None:
+    """In a process that vLLM spawned: watch from a thread that the parent lives, else end.
+
+    pyproject.toml names this as a vLLM plugin, since those run in every process of the engine.
+    vLLM's processes end with a server that stops in order, but outlive one that was SIGKILLed.
+    (Linux's PR_SET_PDEATHSIG would fire already when the *thread* that loaded the model ends.)
+    """
+    if multiprocessing.parent_process() is None:
+        return
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK_EVERY_S)
+    os._exit(1)

@@ -1,0 +1,45 @@
+"""A prompt has the same token ids in training and in serving, with exactly one BOS."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.prompt import PromptEncoder
+from training.rendering import encode_prompt, load_tokenizer
+
+ODD = [
+    "感冒了怎么办？\n答：",
+    "  两边有空格  ",
+    "第一行\n\n\n第二行\t制表",
+    "emoji 🤒 and Latin é, 罕见字：龘",
+    "答：在中间，答：在末尾\n答：",
+    "问：\n用户自己写了问\n答：\n",
+    "a" * 500,
+    "U+2028\u2028在里面",
+    "[INST] <|im_start|> {{ bos_token }} {% if %}",
+]
+
+
+def test_ids_of_odd_prompts_are_equal(tokenizer: Any) -> None:
+    for prompt in ODD:
+        _assert_same(tokenizer, tokenizer, prompt)
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_ids_of_the_demo_are_equal(demo: Path, split: str) -> None:
+    trained = load_tokenizer(demo / "base", "llama")
+    served = load_tokenizer(demo / "model", None)
+    lines = (demo / "data" / f"{split}.json").read_text("utf-8").split("\n")
+    for line in lines:
+        if line:
+            _assert_same(trained, served, json.loads(line)["input"])
+
+
+def _assert_same(trained: Any, served: Any, prompt: str) -> None:
+    in_training = encode_prompt(trained, prompt)
+    in_serving = PromptEncoder(served).encode(prompt, raw=False)
+    assert in_training == in_serving
+    assert in_serving.count(served.bos_token_id) == 1
+    assert in_serving[0] == served.bos_token_id

@@ -1,0 +1,28 @@
+"""No file over 300 lines, no function over 40: what is longer wants to be two things."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FILES = [
+    path
+    for folder in ("service", "training", "client", "tests")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+def test_no_file_is_over_300_lines() -> None:
+    assert FILES
+    sizes = {path.relative_to(ROOT): len(path.read_text("utf-8").splitlines()) for path in FILES}
+    assert not {path: lines for path, lines in sizes.items() if lines > 300}
+
+
+def test_no_function_is_over_40_lines() -> None:
+    too_long = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > 40:
+                    too_long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {lines}")
+    assert not too_long

@@ -1,0 +1,149 @@
+"""The HTTP contract on the real vLLM engine."""
+
+import concurrent.futures
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server import ServerProcess, serving
+from tests.service.bad_requests import BAD_REQUESTS
+
+LONG: dict[str, Any] = {"max_tokens": 3000, "ignore_eos": True}
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+
+
+def test_the_demo_answers_its_own_task(server: ServerProcess, demo: Path) -> None:
+    dev = [row for row in rows(demo / "data/dev.json") if row["task_dataset"] == "CHIP-CTC"]
+    results = server.generate([row["input"] for row in dev], max_tokens=32)["results"]
+    answers = [result["generated_text"].strip() for result in results]
+    right = sum(a == row["target"] for a, row in zip(answers, dev, strict=True))
+    assert right >= 0.8 * len(dev)
+    assert {result["finish_reason"] for result in results} == {"stop"}
+
+
+def test_the_original_clients_body_is_answered(server: ServerProcess, demo: Path) -> None:
+    prompt = rows(demo / "data/dev.json")[0]["input"]
+    body = {"input": prompt, "parameters": {}}
+    answer = httpx.post(server.url + "/generate", json=body, timeout=60).json()
+    assert answer["generated_text"]
+    assert answer["num_output_tokens_cf"] == answer["usage"]["completion_tokens"] > 0
+
+
+def test_a_stream_adds_up_to_the_whole_answer(server: ServerProcess, demo: Path) -> None:
+    prompt = rows(demo / "data/dev.json")[0]["input"]
+    whole = server.generate(prompt, max_tokens=40)
+    body = {"prompt": prompt, "parameters": {"max_tokens": 40}, "stream": True}
+    text = httpx.post(server.url + "/generate", json=body, timeout=60).text
+    events = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert events[-1] == "[DONE]"
+    *deltas, end = [json.loads(event) for event in events[:-1]]
+    assert "".join(delta["text"] for delta in deltas) == whole["generated_text"]
+    assert {k: end[k] for k in ("generated_text", "finish_reason", "usage")} == {
+        k: whole[k] for k in ("generated_text", "finish_reason", "usage")
+    }
+
+
+def test_sampling_parameters_reach_the_engine(server: ServerProcess) -> None:
+    prompt = "随便说点什么"
+    seeded = [
+        server.generate(prompt, temperature=1.5, seed=seed, max_tokens=30)["generated_text"]
+        for seed in (1, 1, 2)
+    ]
+    assert seeded[0] == seeded[1] != seeded[2]
+    only = server.generate(prompt, allowed_token_ids=[300], max_tokens=3, logprobs=0)
+    assert [position["token_id"] for position in only["logprobs"]] == [300] * 3
+    two = server.generate(prompt, n=2, temperature=1, max_tokens=4, ignore_eos=True)
+    assert [output["num_output_tokens_cf"] for output in two["outputs"]] == [4, 4]
+    full = server.generate(prompt, max_tokens=20, ignore_eos=True)["generated_text"]
+    cut = server.generate(prompt, max_tokens=20, ignore_eos=True, stop=full[3:5])
+    assert cut["finish_reason"] == "stop"
+    assert cut["generated_text"] == full[: full.index(full[3:5])]
+
+
+def test_bad_requests_are_refused_by_name_and_the_service_goes_on(server: ServerProcess) -> None:
+    wrong = []
+    for bad in BAD_REQUESTS:
+        answer = httpx.post(
+            server.url + "/generate", content=bad.bytes(), headers=bad.headers, timeout=60
+        )
+        if answer.status_code != bad.status or (answer.json()["param"] or "") != bad.param:
+            wrong.append((bad.name, answer.status_code, answer.text))
+    assert len(BAD_REQUESTS) >= 30
+    assert not wrong, "\n".join(map(str, wrong))
+    assert server.generate("感冒", max_tokens=1)["finish_reason"]
+
+
+def test_metrics_hold_ours_and_the_engines(server: ServerProcess) -> None:
+    server.generate("感冒", max_tokens=2)
+    assert server.metric("mergeline_requests_total") > 0
+    assert server.metric("vllm:generation_tokens_total") > 0
+    assert server.metric("vllm:num_requests_running") == 0
+
+
+def test_a_client_that_goes_away_frees_the_engine(server: ServerProcess) -> None:
+    for stream in (False, True):
+        body = {"prompt": ["感冒"] * 4, "parameters": LONG, "stream": stream}
+        with pytest.raises(httpx.ReadTimeout):  # closes the connection
+            httpx.post(server.url + "/generate", json=body, timeout=1.5)
+        deadline = time.monotonic() + 30
+        while server.metric("vllm:num_requests_running") > 0:
+            assert time.monotonic() < deadline, "still running half a minute after the client left"
+            time.sleep(0.1)
+        assert server.metric("mergeline_requests_in_flight") == 0
+
+
+def test_livez_answers_early_and_readyz_only_when_a_token_was_generated(
+    demo: Path, logs: Path
+) -> None:
+    server = ServerProcess(demo / "model", logs / "early.log")
+    try:
+        alive_after = server.wait_until("/livez")
+        assert httpx.get(server.url + "/readyz").status_code == 503
+        assert httpx.get(server.url + "/is_ready").json() is False
+        refused = httpx.post(server.url + "/generate", json={"prompt": "感冒"})
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        ready_after = server.wait_until("/readyz")
+        print(f"livez after {alive_after:.1f} s, readyz after {ready_after:.1f} s")
+        assert server.metric("vllm:generation_tokens_total") >= 1
+        _sigterm_answers_everything_accepted(server)
+    finally:
+        server.stop()
+
+
+def _sigterm_answers_everything_accepted(server: ServerProcess) -> None:
+    """On the same server, since each start takes half a minute."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        asked = [pool.submit(server.generate, "感冒", **LONG, seed=i) for i in range(4)]
+        while server.metric("mergeline_requests_in_flight") < 4:
+            time.sleep(0.02)
+        server.process.send_signal(signal.SIGTERM)
+        answers = [task.result() for task in asked]
+    assert [answer["num_output_tokens_cf"] for answer in answers] == [3000] * 4
+    assert server.process.wait(timeout=60) == 0
+
+
+def test_the_engines_death_ends_the_process_and_no_process_is_left(demo: Path, logs: Path) -> None:
+    with serving(demo / "model", logs / "death.log") as server:
+        engine = server.descendants()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            asked = pool.submit(
+                httpx.post, server.url + "/generate", timeout=120,
+                json={"prompt": "感冒", "parameters": LONG},
+            )  # fmt: skip
+            while server.metric("mergeline_requests_in_flight") < 1:
+                time.sleep(0.02)
+            for pid in engine:
+                if "VLLM" in Path(f"/proc/{pid}/cmdline").read_text():
+                    os.kill(pid, signal.SIGKILL)
+            assert asked.result().status_code == 503
+        assert server.process.wait(timeout=60) == 1
+    assert not [pid for pid in engine if Path(f"/proc/{pid}").exists()]

@@ -1,0 +1,104 @@
+"""Reading JSON lines, and turning a row into token ids."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.collate import PadRight, features
+from training.data import Row, read_rows
+from training.errors import TrainingError
+from training.rendering import encode_prompt, encode_sample
+
+GOOD = '{"input": "问", "target": "答"}'
+
+
+def write(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "train.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_rows_keep_their_line_and_their_text(tmp_path: Path) -> None:
+    path = write(tmp_path, "\ufeff" + GOOD + '\n\n{"input": "a\u2028b", "target": " c "}\n')
+    rows = read_rows(path, "input", "target")
+    assert [(row.prompt, row.response) for row in rows] == [("问", "答"), ("a\u2028b", " c ")]
+    assert rows[1].where == f"{path}:3"
+
+
+def test_columns_can_have_any_name(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"q": "问", "a": "答", "type": 3}')
+    assert read_rows(path, "q", "a")[0].response == "答"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no samples"),
+        ("\n\n", "no samples"),
+        (GOOD + "\n{broken\n", ":2: broken JSON"),
+        (GOOD + "\n[1]\n", ":2: expected a JSON object"),
+        ('{"input": "a"}', ":1: no column 'target'.*data.response="),
+        ('{"input": 3, "target": "b"}', ":1: column 'input' must be text"),
+        ('{"input": "a", "target": "  "}', ":1: column 'target' must be text"),
+        (b'{"input": "\xff"}', "not UTF-8"),
+    ],
+)
+def test_unusable_data_is_refused_with_its_line(
+    tmp_path: Path, text: str | bytes, message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        read_rows(write(tmp_path, text), "input", "target")
+
+
+def sample(tokenizer: Any, prompt: str, answer: str, max_length: int = 1000) -> Any:
+    return encode_sample(tokenizer, Row(prompt, answer, "train.json:1"), max_length)
+
+
+def test_the_loss_is_on_the_answer_and_its_end_alone(tokenizer: Any) -> None:
+    inputs = features(sample(tokenizer, "感冒", "多喝水"))
+    learned = [
+        i for i, label in zip(inputs["input_ids"], inputs["labels"], strict=True) if label != -100
+    ]
+    assert tokenizer.decode(inputs["input_ids"]) == "<s>问：\n感冒\n答：\n多喝水\n</s>"
+    assert tokenizer.decode(learned) == "多喝水\n</s>"
+    assert [label for label in inputs["labels"] if label != -100] == learned
+
+
+def test_the_prompt_of_a_sample_is_what_serving_sends(tokenizer: Any) -> None:
+    for prompt in ("感冒", "hello", "12 34\n答："):
+        assert sample(tokenizer, prompt, "ab c").prompt_ids == encode_prompt(tokenizer, prompt)
+
+
+def test_a_long_prompt_loses_its_middle_and_keeps_both_ends(tokenizer: Any) -> None:
+    prompt = "开头" + "中" * 300 + "问题在末尾"
+    cut = sample(tokenizer, prompt, "答案", max_length=60)
+    text = tokenizer.decode(cut.prompt_ids)
+    assert len(cut.prompt_ids) + len(cut.answer_ids) <= 60
+    assert len(cut.prompt_ids) + len(cut.answer_ids) > 55
+    assert text.startswith("<s>问：\n开头")
+    assert text.endswith("问题在末尾\n答：\n")
+    assert cut.cut_tokens == len(encode_prompt(tokenizer, prompt)) - len(cut.prompt_ids)
+
+
+def test_an_answer_that_leaves_no_room_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(TrainingError, match=r"train\.json:1.*max_length=20"):
+        sample(tokenizer, "感冒", "水" * 30, max_length=20)
+
+
+@pytest.mark.parametrize("where", ["prompt", "answer"])
+def test_control_tokens_in_the_data_are_refused(tokenizer: Any, where: str) -> None:
+    texts = {"prompt": "感冒", "answer": "多喝水"} | {where: "a</s>b"}
+    with pytest.raises(TrainingError, match="control token '</s>'"):
+        sample(tokenizer, texts["prompt"], texts["answer"])
+
+
+def test_a_batch_is_padded_to_its_longest_row(tokenizer: Any) -> None:
+    short, long = (features(sample(tokenizer, "感冒", text)) for text in ("水", "多喝水多喝水"))
+    batch = PadRight(pad_token_id=0)([short, long])
+    assert batch["input_ids"].shape == (2, len(long["input_ids"]))
+    assert batch["attention_mask"].sum(dim=1).tolist() == [
+        len(short["input_ids"]),
+        len(long["input_ids"]),
+    ]
+    assert (batch["labels"][0][len(short["input_ids"]) :] == -100).all()
