@@ -58,6 +58,20 @@ class ServerProcess:
         self.wait_until("/readyz")
         return self
 
+    @staticmethod
+    def wait_gone(pids: list[int]) -> None:
+        """Wait until none of these processes runs; one that nobody has reaped yet does not."""
+        deadline = time.monotonic() + 30
+        while True:
+            states = subprocess.run(
+                ["ps", "-o", "stat=", "-p", ",".join(map(str, pids))],
+                capture_output=True, text=True, check=False,
+            ).stdout.split()  # fmt: skip
+            if all(state.startswith("Z") for state in states):
+                return
+            assert time.monotonic() < deadline, f"still running: {pids}"
+            time.sleep(0.1)
+
     def descendants(self) -> list[int]:
         """Process ids of the engine's processes."""
         found: list[int] = []

@@ -86,8 +86,7 @@ def test_a_killed_server_that_comes_back_loses_nothing(
         engine = mortal.descendants()
         mortal.kill()
         assert running.poll() is None
-        time.sleep(3)
-        assert not [pid for pid in engine if Path(f"/proc/{pid}").exists()], "orphans of the engine"
+        mortal.wait_gone(engine)
         mortal.start()
         assert running.wait(timeout=300) == 0
     finally:

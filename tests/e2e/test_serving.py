@@ -146,4 +146,4 @@ def test_the_engines_death_ends_the_process_and_no_process_is_left(demo: Path, l
                     os.kill(pid, signal.SIGKILL)
             assert asked.result().status_code == 503
         assert server.process.wait(timeout=60) == 1
-    assert not [pid for pid in engine if Path(f"/proc/{pid}").exists()]
+    server.wait_gone(engine)
