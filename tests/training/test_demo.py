@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,14 +16,24 @@ from hypothesis import strategies as st
 from training.demo import ROWS, build_demo
 from training.demo.base import Size, frequent_characters, train_sentencepiece
 from training.demo.corpus import corpus
-from training.demo.tasks import LABEL_TASKS, TASKS, Row, make_splits, read_rows
+from training.demo.draft import Draft
+from training.demo.tasks import (
+    LABEL_TASKS,
+    TASKS,
+    Row,
+    Task,
+    distinct_drafts,
+    make_splits,
+    read_rows,
+)
 from training.errors import TrainingError
 from training.tokenizer import tokenizer_from_sentencepiece
 
 FIELDS = ["input", "target", "answer_choices", "task_type", "task_dataset", "sample_id"]
 TINY = Size(hidden=64, inner=64, layers=1, heads=2, passages=300, steps=2, batch=2, block=32)
 ODD = (
-    "", " ", "   a  b ", "\n\n\t\r\n", "🙂👩‍⚕️ 龘靐", "▁a ▁", "3.14＋１２", "naïve Ünï", "e\u0301", "\x00\x7f",
+    "", " ", "   a  b ", "\n\n\t\r\n", "🙂👩‍⚕️ 龘靐", "▁a ▁", "3.14＋１２", "naïve Ünï", "e\u0301",
+    "\x00\x7f",
     "\u2028行\u3000列", "عربي עברית", "a" * 70,
 )  # fmt: skip
 LINES = {
@@ -94,7 +105,8 @@ def test_every_task_has_its_share_of_every_split(splits: dict[str, list[Row]]) -
         counts = Counter((row["task_dataset"], row["task_type"]) for row in splits[name])
         assert counts == {(task.dataset, task.kind): size for task in TASKS}
     assert len(TASKS) == 16
-    assert [len(splits[name]) >= least for name, least in (("train", 800), ("dev", 160))]
+    assert len(splits["train"]) >= 800
+    assert len(splits["dev"]) == len(splits["test"]) == 160
 
 
 def test_rows_have_the_benchmarks_fields_and_unique_ids(splits: dict[str, list[Row]]) -> None:
@@ -157,8 +169,10 @@ def test_the_data_is_the_same_bytes_whatever_the_hash_seed(tmp_path: Path) -> No
 
 
 def test_asking_for_more_samples_than_the_rules_give_is_an_error() -> None:
-    with pytest.raises(TrainingError, match="ask for fewer"):
-        make_splits({"train": 5000}, 13)
+    task = Task("KUAKE-IR", "matching", lambda rng: Draft(rng.choice("甲乙"), "相关"))
+    assert len(distinct_drafts(task, Random(1), 2)) == 2
+    with pytest.raises(TrainingError, match="only 2 distinct samples of the 3"):
+        distinct_drafts(task, Random(1), 3)
 
 
 def test_test_targets_are_empty_and_kept_apart(demo: Path) -> None:

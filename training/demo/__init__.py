@@ -6,7 +6,7 @@ from training.demo.base import Size, write_base
 from training.demo.tasks import read_rows, write_splits
 from training.files import write_aside
 
-ROWS = {"train": 100, "dev": 10, "test": 10}  # samples per task
+ROWS = {"train": 200, "dev": 10, "test": 10}  # samples per task
 
 
 def build_demo(

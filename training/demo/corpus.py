@@ -60,22 +60,23 @@ _FORMS = (
     "您好", "有多久了", "还有别的不舒服吗", "不客气", "祝您早日康复", "要饭后吃", "多喝水",
     "那考虑是", "可以吃", "做个", "除了",
 )  # fmt: skip
-_MARKS = ("，", "；", "：", "、", "\n")
+_MARKS = ("", "，", "；", "：", "\n")
+_WORDS = tuple(word for words in _KINDS.values() for word in words)
 
 
 def corpus(questions: Sequence[str], passages: int, seed: int) -> list[str]:
     """The questions and `passages` textbook passages, shuffled: one document each."""
     rng = Random(f"textbook {seed}")
-    kinds = (_facts, _glossary, _recital, _recital)
+    kinds = (_facts, _glossary, _recital, _recital, _index, _index)
     documents = [*questions, *(rng.choice(kinds)(rng) for _ in range(passages))]
     rng.shuffle(documents)
     return documents
 
 
 def _facts(rng: Random) -> str:
-    """Two or three things to know about one disease."""
+    """Three things to know about one disease."""
     disease = rng.choice(DISEASES)
-    return "".join(_state(rng, disease, fact) for fact in rng.sample(_FACTS, rng.randint(2, 3)))
+    return "".join(_state(rng, disease, fact) for fact in rng.sample(_FACTS, 3))
 
 
 def _state(rng: Random, disease: Disease, fact: str) -> str:
@@ -101,8 +102,16 @@ def _glossary(rng: Random) -> str:
 
 
 def _recital(rng: Random) -> str:
-    """The same words twice, in one order: text that can be read by copying."""
-    pool = [word for words in _KINDS.values() for word in words]
-    words = [rng.choice(rng.choice((pool, _FORMS))) for _ in range(rng.randint(3, 8))]
-    line = rng.choice(_MARKS).join(words)
-    return f"{line}。{rng.choice(('再读一遍', '复述', '抄写'))}：{line}。"
+    """A few words over and over: text that can be read by copying."""
+    words = [rng.choice(rng.choice((_WORDS, _FORMS))) for _ in range(rng.randint(3, 6))]
+    line = rng.choice(_MARKS).join(words) + rng.choice(("", "。"))
+    return line * rng.randint(2, 4)
+
+
+def _index(rng: Random) -> str:
+    """Words in a row, then each again under its kind: text to be read by kind."""
+    kinds = rng.sample(tuple(_KINDS), rng.randint(2, 5))
+    words = {kind: rng.choice(_KINDS[kind]) for kind in kinds}
+    row = "".join(word + rng.choice("，、。的和") for word in words.values())
+    rng.shuffle(kinds)
+    return f"{row}索引" + "".join(f"{kind}：{words[kind]}。" for kind in kinds)

@@ -22,6 +22,7 @@ _REPLIES = {
     "症状": "{d}的症状有{s}。",
     "挂号": "{d}请挂{w}的号。",
 }
+_COMPARED = ("治疗", "病因", "检查")
 _SAME = ("是的", "不是")
 _RELEVANT = ("相关", "不相关")
 _SUBSET = ("完全一致", "后者是前者的语义子集", "后者是前者的语义父集", "语义无直接关联")
@@ -31,11 +32,11 @@ _MATCH = ("完全不匹配或者没有参考价值", "很少匹配有一些参�
 def same_question(rng: Random) -> Draft:
     """CHIP-STS: do two questions about one disease ask the same thing?"""
     gold = rng.choice(_SAME)
-    disease, way = rng.choice(DISEASES).name, rng.choice(tuple(_WAYS))
+    disease, (way, other) = rng.choice(DISEASES).name, rng.sample(_COMPARED, 2)
     if gold == "是的":
         first, second = _two_ways(rng, disease, way)
     else:
-        first, second = _ask(rng, disease, way), _ask(rng, disease, _other_way(rng, way))
+        first, second = _ask(rng, disease, way), _ask(rng, disease, other)
     asked = rng.choice(("这两句问的是同一件事吗？", "两个问题意思相同吗？"))
     return _pair(rng, asked, (first, second), (gold, _SAME))
 

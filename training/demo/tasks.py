@@ -62,7 +62,7 @@ def make_splits(sizes: dict[str, int], seed: int) -> dict[str, list[Row]]:
     splits: dict[str, list[Row]] = {name: [] for name in sizes}
     for task in TASKS:
         rng = Random(f"{task.dataset} {seed}")
-        drafts = _distinct(task, rng, sum(sizes.values()))
+        drafts = distinct_drafts(task, rng, sum(sizes.values()))
         for name, size in sizes.items():
             splits[name] += [_row(task, drafts.pop()) for _ in range(size)]
     for name, rows in splits.items():
@@ -70,6 +70,20 @@ def make_splits(sizes: dict[str, int], seed: int) -> dict[str, list[Row]]:
         for number, row in enumerate(rows, 1):
             row["sample_id"] = f"{name}-{number}"
     return splits
+
+
+def distinct_drafts(task: Task, rng: Random, count: int) -> list[Draft]:
+    """`count` samples of one task whose inputs differ in more than a trailing "答："."""
+    found: dict[str, Draft] = {}
+    for _ in range(50 * count):
+        draft = task.make(rng)
+        found.setdefault(draft.input.removesuffix("\n答："), draft)
+        if len(found) == count:
+            return list(found.values())
+    raise TrainingError(
+        f"{task.dataset}: the demo's rules give only {len(found)} distinct samples of the "
+        f"{count} asked for: ask for fewer"
+    )
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
@@ -81,19 +95,6 @@ def write_rows(path: Path, rows: list[Row]) -> None:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file that `write_rows` wrote."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
-def _distinct(task: Task, rng: Random, count: int) -> list[Draft]:
-    found: dict[str, Draft] = {}
-    for _ in range(50 * count):
-        draft = task.make(rng)
-        found.setdefault(draft.input.removesuffix("\n答："), draft)
-        if len(found) == count:
-            return list(found.values())
-    raise TrainingError(
-        f"{task.dataset}: the demo's rules give only {len(found)} distinct samples of the "
-        f"{count} asked for: ask for fewer"
-    )
 
 
 def _row(task: Task, draft: Draft) -> Row:
