@@ -30,6 +30,7 @@ def _adapter_model(demo: Path) -> tuple[Any, Any]:
 
     from training.rendering import load_tokenizer
 
+    torch.set_num_threads(1)  # the server's engine wants the other core
     base = AutoModelForCausalLM.from_pretrained(demo / "base", dtype=torch.float32)
     model = PeftModel.from_pretrained(base, demo / "adapter").eval()
     return model, load_tokenizer(demo / "adapter", None)
