@@ -24,6 +24,8 @@ from client.prediction import DEMO_INPUT, Job, predict
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one job; 0: complete, 1: rows are missing, 2: cannot go on so, 130: interrupted."""
+    # A shell starts background jobs with SIGINT ignored; an interrupt is harmless here, so heed it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # `docker stop` then ends the run as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     options = _parser().parse_args(arguments)
