@@ -5,6 +5,7 @@ training goes on from its newest checkpoint, so that the same command can simply
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -61,4 +62,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-written stays
     sys.exit(main())
