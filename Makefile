@@ -17,7 +17,7 @@ COMPOSE := docker compose $(if $(filter cpu,$(VARIANT)),-f docker-compose.yml -f
 .PHONY: help serve predict train merge demo demo-score up test check bench clean
 
 help:  ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Settings: MODEL=$(MODEL) PORT=$(PORT) VARIANT=$(VARIANT) (gpu or cpu)"
 
 serve: $(READY) $(if $(filter build/demo/model,$(MODEL)),demo)  ## serve MODEL (default: the demo) at PORT; other settings are SERVICE_* variables
@@ -56,7 +56,7 @@ bench: $(READY)  ## measure merging against cp -r (peak memory, time)
 clean:  ## remove what was built, the virtual environment included
 	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-build/demo/model/config.json: $(READY)
+build/demo/model/config.json: | $(READY)
 	$(BIN)/python -m training.prepare --output build/demo
 
 $(VENV)/bin/python:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BodyTooLargeError
 from service.metrics import Metrics
+from service.streams import CLIENT_GONE
 
 
 class Gate:
@@ -71,7 +72,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _outcome(status: int) -> str:
-    if status == 499:
+    if status == CLIENT_GONE:
         return "aborted"
     if status < 400:
         return "ok"

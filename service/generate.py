@@ -18,9 +18,8 @@ from service.results import failed_item, sse, stream_end, total_usage, whole_res
 from service.sampling import to_sampling, with_max_tokens
 from service.schemas import GenerateRequest
 from service.settings import Settings
-from service.streams import ClientGoneError, EventStream, unless_gone
+from service.streams import CLIENT_GONE, ClientGoneError, EventStream, unless_gone
 
-CLIENT_GONE = 499  # nginx's number for a client that closed its connection
 DONE = b"data: [DONE]\n\n"
 
 
@@ -118,15 +117,22 @@ class _Call:
         try:
             return await self._item(index, prompt, sampling)
         except ServiceError as error:
-            return {"index": index, **failed_item(error, self.settings.model_name)}
+            return self._failed(index, error)
 
     async def _item(self, index: int, prompt: str, sampling: dict[str, Any]) -> dict[str, Any]:
         """One result of a list. What is wrong with this prompt alone does not sink the rest."""
         try:
-            request = self._request(prompt, sampling, f"{self.request_id}-{index}")
+            request = self._request(prompt, sampling, self._item_id(index))
             return {"index": index, **await self._whole(request)}
         except InvalidRequestError as error:
-            return {"index": index, **failed_item(error, self.settings.model_name)}
+            return self._failed(index, error)
+
+    def _failed(self, index: int, error: ServiceError) -> dict[str, Any]:
+        item = failed_item(error, self._item_id(index), self.settings.model_name)
+        return {"index": index, **item}
+
+    def _item_id(self, index: int) -> str:
+        return f"{self.request_id}-{index}"
 
     def _prompts(self) -> list[str]:
         prompt = self.body.prompt

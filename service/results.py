@@ -35,14 +35,16 @@ def stream_end(request: GenerationRequest, deltas: list[Completion], model: str)
     return whole_result(request, [_joined(by_index[i]) for i in sorted(by_index)], model)
 
 
-def failed_item(error: ServiceError, model: str) -> dict[str, Any]:
+def failed_item(error: ServiceError, request_id: str, model: str) -> dict[str, Any]:
     """The place of a result in a list for a prompt that could not be answered."""
     return {
         "generated_text": None,
         "finish_reason": None,
         "usage": _usage(0, 0),
+        "request_id": request_id,
         "model": model,
         "error": {key: error.body(None)[key] for key in ("error", "error_type", "param")},
+        "num_output_tokens_cf": 0,
     }
 
 

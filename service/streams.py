@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
 T = TypeVar("T")
+CLIENT_GONE = 499  # nginx's number for a client that closed its connection
 
 
 class ClientGoneError(Exception):

@@ -3,8 +3,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-DEMO = ROOT / "build" / "demo"
+from tests.paths import DEMO
 
 
 @pytest.fixture(scope="session")

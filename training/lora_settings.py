@@ -71,7 +71,6 @@ def _check_supported(path: Path, config: Mapping[str, Any]) -> None:
             f"{path}: init_lora_weights={config['init_lora_weights']} changes the base itself:"
             " let peft convert the adapter to plain LoRA when saving it"
         )
-    _check_numbers(path, config)
 
 
 def _check_numbers(path: Path, config: Mapping[str, Any]) -> None:

@@ -52,11 +52,7 @@ def read_template(name: str) -> str:
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Token ids of one user turn, ready for the answer to follow."""
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return ids
+    return _encode(tokenizer, _render(tokenizer, prompt))
 
 
 def encode_sample(tokenizer: Tokenizer, row: Row, max_length: int) -> Sample:
@@ -81,21 +77,34 @@ def encode_sample(tokenizer: Tokenizer, row: Row, max_length: int) -> Sample:
 
 def _encode_answer(tokenizer: Tokenizer, row: Row) -> list[int]:
     """The answer as the template writes it, tokenised where it follows the prompt."""
-    user = {"role": "user", "content": row.prompt}
-    answer = {"role": "assistant", "content": row.response}
-    prompt = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template([user, answer], tokenize=False)
+    prompt = _render(tokenizer, row.prompt)
+    whole = _render(tokenizer, row.prompt, row.response)
     if not whole.startswith(prompt) or whole == prompt:
         raise TrainingError(
             f"{row.where}: the chat template does not continue its own prompt with the answer; "
             "use a template whose conversation starts with its generation prompt"
         )
-    prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
-    whole_ids: list[int] = tokenizer.encode(whole, add_special_tokens=False)
+    prompt_ids, whole_ids = _encode(tokenizer, prompt), _encode(tokenizer, whole)
     if whole_ids[: len(prompt_ids)] == prompt_ids:
         return whole_ids[len(prompt_ids) :]
     # A token would span the border. Serving knows the prompt alone, so the border must hold.
-    ids: list[int] = tokenizer.encode(whole[len(prompt) :], add_special_tokens=False)
+    return _encode(tokenizer, whole[len(prompt) :])
+
+
+def _render(tokenizer: Tokenizer, prompt: str, response: str | None = None) -> str:
+    """The conversation as text; without a response, up to where the answer begins."""
+    turns = [{"role": "user", "content": prompt}]
+    if response is not None:
+        turns.append({"role": "assistant", "content": response})
+    text: str = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=response is None
+    )
+    return text
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    # The template writes BOS itself: special tokens added here would double it.
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids
 
 

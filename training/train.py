@@ -30,7 +30,8 @@ Every key of the recipe can be overridden; training/README.md explains them all.
 def train(config: TrainConfig, *, resume: bool = False) -> Path:
     """Run `config` to its end and return the adapter directory.
 
-    Raises TrainingError for bad data or settings, before the base model is loaded.
+    Raises TrainingError for bad data or settings before the base model is loaded; only whether
+    `lora.targets` name something in it shows afterwards.
     """
     settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     record = run_directory(config) / "training.yaml"

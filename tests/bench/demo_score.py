@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import DEMO, ROOT
+from tests.paths import DEMO, ROOT
 from tests.server import serving
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT
+from tests.paths import ROOT
 from tests.server import ServerProcess
 
 PARAMETERS = '{"max_tokens": 48, "ignore_eos": true}'

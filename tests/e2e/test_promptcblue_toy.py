@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.paths import ROOT
 from tests.server import serving
 
 FOLDER = os.environ.get("PROMPTCBLUE_TOY")

@@ -55,6 +55,8 @@ def test_a_list_keeps_its_order_and_survives_a_bad_item(ask: Ask) -> None:
     assert [result["index"] for result in results] == [0, 1, 2]
     assert [result["generated_text"] for result in results] == ["好好", None, "好好"]
     assert results[1]["error"]["param"] == "prompt"
+    assert set(results[1]) == set(results[0]), "a failed item has every field of an answered one"
+    assert len({result["request_id"] for result in results}) == 3
     assert answer.json()["usage"]["completion_tokens"] == 4
 
 

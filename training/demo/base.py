@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from training.demo.corpus import corpus
+from training.rendering import read_template
 from training.tokenizer import tokenizer_from_sentencepiece
 
 CONTEXT = 4096  # tokens
-_TEMPLATE = Path(__file__).parents[1] / "templates" / "llama.jinja"
 
 
 class Size(NamedTuple):
@@ -36,7 +36,7 @@ def write_base(folder: Path, questions: Sequence[str], size: Size, seed: int) ->
         model = Path(scratch) / "tokenizer.model"
         train_sentencepiece(documents, size.vocab, model)
         tokenizer = tokenizer_from_sentencepiece(model, CONTEXT)
-    tokenizer.chat_template = _TEMPLATE.read_text(encoding="utf-8")
+    tokenizer.chat_template = read_template("llama")
     pretrain(documents, tokenizer, size, seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
