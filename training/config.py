@@ -1,12 +1,14 @@
 """One run, one YAML file: the settings of `training.train`, checked before any model loads."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from training.errors import TrainingError
+
+Targets = Literal["all-linear"] | list[str]
 
 
 class _Section(BaseModel):
@@ -20,7 +22,11 @@ class DataConfig(_Section):
     eval: Path | None = None
     prompt: str = "input"
     response: str = "target"
+    history: str | None = Field(None, description="column of earlier [question, answer] pairs")
     max_length: int = Field(1024, ge=16, description="tokens; a longer prompt is cut in its middle")
+    batching: Literal["grouped", "packed"] = Field(
+        "grouped", description="padded rows of like length, or a batch in one row without padding"
+    )
 
 
 class LoraSettings(_Section):
@@ -29,9 +35,33 @@ class LoraSettings(_Section):
     r: int = Field(8, ge=1)
     alpha: float = Field(32, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
-    targets: Literal["all-linear"] | list[str] = "all-linear"
+    targets: Targets = "all-linear"
     modules_to_save: list[str] = []
     rslora: bool = False
+    dora: bool = False
+
+
+class AdaLoraSettings(_Section):
+    """LoRA whose ranks shrink where they matter least (Zhang et al., arXiv:2303.10512)."""
+
+    init_r: int = Field(12, ge=1)
+    target_r: int = Field(8, ge=1)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    targets: Targets = "all-linear"
+    modules_to_save: list[str] = []
+    tinit: int = Field(0, ge=0, description="updates before ranks begin to shrink")
+    tfinal: int = Field(0, ge=0, description="last updates, with the ranks that are left")
+    delta_t: int = Field(1, ge=1, description="updates between two decisions on ranks")
+    orth_reg_weight: float = Field(0.5, ge=0, description="weight of the orthogonality loss")
+
+
+class PrefixSettings(_Section):
+    """Trained keys and values before every layer's own (Li and Liang, arXiv:2101.00190)."""
+
+    tokens: int = Field(128, ge=1, description="length of the prefix")
+    projection: bool = Field(False, description="train it through a two-layer network")
+    projection_size: int | None = Field(None, ge=1, description="its hidden size; null: the base's")
 
 
 class OptimSettings(_Section):
@@ -44,8 +74,10 @@ class OptimSettings(_Section):
     max_grad_norm: float = Field(1.0, gt=0)
     steps: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0)
-    batch_size: int = Field(8, ge=1, description="samples per device and step")
-    accumulation: int = Field(1, ge=1, description="steps summed before one update")
+    batch_size: int = Field(8, ge=1, description="samples an update, all processes together")
+    micro_batch: int | None = Field(
+        None, ge=1, description="samples a process holds at once; null: its share of an update"
+    )
 
     @model_validator(mode="after")
     def _one_end(self) -> "OptimSettings":
@@ -64,13 +96,39 @@ class TrainConfig(_Section):
     )
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: int = Field(42, ge=0)
+    gradient_checkpointing: bool = Field(False, description="less memory, more computing")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="under torchrun: a whole base a process, or a share of it"
+    )
     save_every: int = Field(100, ge=1, description="updates between checkpoints")
     save_keep: int = Field(2, ge=1, description="newest checkpoints kept")
     eval_every: int | None = Field(None, ge=1, description="updates between evaluations")
+    keep_best: bool = Field(False, description="write the adapter of the lowest evaluation loss")
+    patience: int | None = Field(
+        None, ge=1, description="stop after that many evaluations without a lower loss"
+    )
     log_every: int = Field(10, ge=1)
     data: DataConfig
-    lora: LoraSettings = LoraSettings()
+    lora: LoraSettings | None = None
+    adalora: AdaLoraSettings | None = None
+    prefix: PrefixSettings | None = None
     optim: OptimSettings
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TrainConfig":
+        if sum(kind is not None for kind in (self.lora, self.adalora, self.prefix)) != 1:
+            raise ValueError("give exactly one of the sections 'lora', 'adalora' and 'prefix'")
+        if (self.keep_best or self.patience) and not (self.eval_every and self.data.eval):
+            raise ValueError("keep_best and patience need eval_every and data.eval")
+        if self.prefix and self.gradient_checkpointing:
+            raise ValueError("gradient_checkpointing recomputes without the prefix: switch it off")
+        if self.prefix and self.data.batching == "packed":
+            raise ValueError("a prefix stands once before a row: use data.batching=grouped")
+        if self.parallel == "fsdp" and not self.lora:
+            raise ValueError("parallel=fsdp trains LoRA only: use parallel=ddp")
+        if self.parallel == "fsdp" and self.precision == "fp16":
+            raise ValueError("parallel=fsdp has no loss scaling for fp16: use precision=bf16")
+        return self
 
 
 def load_config(path: Path, overrides: list[str]) -> TrainConfig:
@@ -122,7 +180,9 @@ def _describe(path: Path, root: Any, overrides: list[str], detail: Any) -> str:
     where = f"override {given!r}" if given else f"{path}:{_line(root, keys)}"
     if detail["type"] == "extra_forbidden":
         return f"{where}: unknown key {dotted!r}; known here: {', '.join(_known(keys[:-1]))}"
-    return f"{where}: {dotted or 'settings'}: {detail['msg']} (got {detail['input']!r})"
+    if detail["type"] == "value_error":  # our own: about several keys, says itself what is wrong
+        return f"{where}: {detail['ctx']['error']}"
+    return f"{where}: {dotted}: {detail['msg']} (got {detail['input']!r})"
 
 
 def _line(node: Any, keys: list[str]) -> int:
@@ -142,7 +202,9 @@ def _known(sections: list[str]) -> list[str]:
     model: type[BaseModel] = TrainConfig
     for section in sections:
         field = model.model_fields.get(section)
-        if field is None or not isinstance(field.annotation, type):
+        kinds = field and (get_args(field.annotation) or (field.annotation,))
+        inner = [kind for kind in kinds or () if isinstance(kind, type)]
+        if not inner or not issubclass(inner[0], BaseModel):
             break
-        model = field.annotation
+        model = inner[0]
     return sorted(model.model_fields)

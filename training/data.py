@@ -16,12 +16,15 @@ class Row:
     response: str
     where: str
     """`file:line`, for messages."""
+    history: tuple[tuple[str, str], ...] = ()
+    """Earlier rounds of the conversation, oldest first: question and answer."""
 
 
-def read_rows(path: Path, prompt: str, response: str) -> list[Row]:
-    """Read every line of `path`; `prompt` and `response` name the two columns.
+def read_rows(path: Path, prompt: str, response: str, history: str | None = None) -> list[Row]:
+    """Read every line of `path`; `prompt`, `response` and `history` name the columns.
 
-    Lines end at \\n only: a U+2028 inside a JSON string is text. Blank lines are passed over.
+    The history may be missing in a row or null. Lines end at \\n only: a U+2028 inside a JSON
+    string is text. Blank lines are passed over.
     Raises TrainingError with file and line for anything that is not a usable sample.
     """
     try:
@@ -31,20 +34,36 @@ def read_rows(path: Path, prompt: str, response: str) -> list[Row]:
     except UnicodeDecodeError as error:
         raise TrainingError(f"{path}: not UTF-8 (byte {error.start}): convert it first") from error
     lines = enumerate(text.split("\n"), start=1)
-    rows = [_row(line, f"{path}:{n}", prompt, response) for n, line in lines if line.strip()]
+    rows = [
+        _row(line, f"{path}:{n}", (prompt, response, history)) for n, line in lines if line.strip()
+    ]
     if not rows:
         raise TrainingError(f"{path}: no samples in it, expected one JSON object a line")
     return rows
 
 
-def _row(line: str, where: str, prompt: str, response: str) -> Row:
+def _row(line: str, where: str, columns: tuple[str, str, str | None]) -> Row:
     try:
         fields = json.loads(line)
     except json.JSONDecodeError as error:
         raise TrainingError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(fields, dict):
         raise TrainingError(f"{where}: expected a JSON object, got {type(fields).__name__}")
-    return Row(_text(fields, prompt, where), _text(fields, response, where), where)
+    prompt, response, history = columns
+    rounds = _rounds(fields.get(history), history, where) if history else ()
+    return Row(_text(fields, prompt, where), _text(fields, response, where), where, rounds)
+
+
+def _rounds(value: Any, column: str, where: str) -> tuple[tuple[str, str], ...]:
+    rounds = value or []
+    if not isinstance(rounds, list) or not all(
+        isinstance(one, list) and len(one) == 2 and all(isinstance(text, str) for text in one)
+        for one in rounds
+    ):
+        raise TrainingError(
+            f"{where}: column {column!r} must be a list of [question, answer] pairs of text"
+        )
+    return tuple((question, answer) for question, answer in rounds)
 
 
 def _text(fields: dict[str, Any], column: str, where: str) -> str:

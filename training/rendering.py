@@ -1,6 +1,6 @@
 """Text to token ids, through the chat template that serving will render with too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from training.data import Row
 from training.errors import TrainingError
 
 TEMPLATES = Path(__file__).parent / "templates"
+History = Sequence[tuple[str, str]]
 Tokenizer = Any  # transformers' PreTrainedTokenizerBase, without importing it for --help
 
 
@@ -50,35 +51,40 @@ def read_template(name: str) -> str:
         raise TrainingError(f"template {name!r}: no file {path} (known: {known})") from error
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Token ids of one user turn, ready for the answer to follow."""
-    return _encode(tokenizer, _render(tokenizer, prompt))
+def encode_prompt(tokenizer: Tokenizer, prompt: str, history: History = ()) -> list[int]:
+    """Token ids of a conversation up to one more user turn, ready for the answer to follow."""
+    return _encode(tokenizer, _render(tokenizer, prompt, history))
 
 
 def encode_sample(tokenizer: Tokenizer, row: Row, max_length: int) -> Sample:
-    """Token ids of `row`, at most `max_length` of them; a prompt too long loses its middle.
+    """Token ids of `row`, at most `max_length` of them.
 
-    Raises TrainingError for control tokens in the text, and for an answer too long to fit.
+    What is too long loses its oldest rounds first, then the middle of its prompt: questions
+    stand at either end. Raises TrainingError for control tokens in the text, and for an answer
+    too long to fit.
     """
     _refuse_control_tokens(tokenizer, row)
     answer = _encode_answer(tokenizer, row)
     room = max_length - len(answer)
-    ids = encode_prompt(tokenizer, row.prompt)
-    full_length = len(ids)
-    if full_length > room:
+    full = ids = encode_prompt(tokenizer, row.prompt, row.history)
+    history = row.history
+    while len(ids) > room and history:
+        history = history[1:]
+        ids = encode_prompt(tokenizer, row.prompt, history)
+    if len(ids) > room:
         ids = _cut_middle(row.prompt, room, lambda text: encode_prompt(tokenizer, text))
     if not ids:
         raise TrainingError(
             f"{row.where}: the answer's {len(answer)} tokens leave no room for a prompt in "
             f"data.max_length={max_length}"
         )
-    return Sample(ids, answer, full_length - len(ids))
+    return Sample(ids, answer, len(full) - len(ids))
 
 
 def _encode_answer(tokenizer: Tokenizer, row: Row) -> list[int]:
     """The answer as the template writes it, tokenised where it follows the prompt."""
-    prompt = _render(tokenizer, row.prompt)
-    whole = _render(tokenizer, row.prompt, row.response)
+    prompt = _render(tokenizer, row.prompt, row.history)
+    whole = _render(tokenizer, row.prompt, row.history, row.response)
     if not whole.startswith(prompt) or whole == prompt:
         raise TrainingError(
             f"{row.where}: the chat template does not continue its own prompt with the answer; "
@@ -91,11 +97,14 @@ def _encode_answer(tokenizer: Tokenizer, row: Row) -> list[int]:
     return _encode(tokenizer, whole[len(prompt) :])
 
 
-def _render(tokenizer: Tokenizer, prompt: str, response: str | None = None) -> str:
+def _render(
+    tokenizer: Tokenizer, prompt: str, history: History, response: str | None = None
+) -> str:
     """The conversation as text; without a response, up to where the answer begins."""
-    turns = [{"role": "user", "content": prompt}]
-    if response is not None:
-        turns.append({"role": "assistant", "content": response})
+    rounds = [*history, (prompt, response)]
+    texts = [text for one in rounds for text in one if text is not None]
+    roles = ("user", "assistant")
+    turns = [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
     text: str = tokenizer.apply_chat_template(
         turns, tokenize=False, add_generation_prompt=response is None
     )
@@ -109,7 +118,7 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def _cut_middle(text: str, room: int, encode: Callable[[str], list[int]]) -> list[int]:
-    """Ids of the longest head + tail of `text` that fit `room`: questions stand at either end."""
+    """Ids of the longest head + tail of `text` that fit `room`."""
     fits: list[int] = []
     low, high = 0, len(text)
     while low < high:
@@ -124,8 +133,9 @@ def _cut_middle(text: str, room: int, encode: Callable[[str], list[int]]) -> lis
 
 
 def _refuse_control_tokens(tokenizer: Tokenizer, row: Row) -> None:
+    texts = [row.prompt, row.response, *(text for one in row.history for text in one)]
     for token in tokenizer.all_special_tokens:
-        if token in row.prompt or token in row.response:
+        if any(token in text for text in texts):
             raise TrainingError(
                 f"{row.where}: the text holds the control token {token!r}, which would be read "
                 "as a command to the model: remove it from the data"

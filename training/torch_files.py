@@ -20,6 +20,8 @@ CODES = {
     **{"int8": "I8", "uint8": "U8", "int16": "I16", "int32": "I32", "int64": "I64", "bool": "BOOL"},
 }
 
+COMPUTED = "rotary_emb.inv_freq"  # not a weight; old checkpoints carry it along
+
 
 def read_torch_file(path: Path) -> dict[str, StoredTensor]:
     """Return the tensors of a torch.save'd state dict by name, in the order of their bytes.
@@ -31,7 +33,7 @@ def read_torch_file(path: Path) -> dict[str, StoredTensor]:
     tensors = {
         name: _stored(path, name, value)
         for name, value in _load(path).items()
-        if not name.endswith("rotary_emb.inv_freq")  # computed; old checkpoints carry it along
+        if not name.endswith(COMPUTED)
     }
     return {tensor.name: tensor for tensor in sorted(tensors.values(), key=lambda t: t.start)}
 
@@ -69,7 +71,7 @@ def _stored(path: Path, name: str, tensor: "torch.Tensor") -> StoredTensor:
             f"{path}: {name} ({tensor.dtype}, strides {tensor.stride()}) cannot be streamed:"
             " load it with torch.load(weights_only=True), make it contiguous and save it again"
         )
-    start = offset + tensor.storage_offset() * tensor.element_size()
+    start = offset + int(tensor.storage_offset()) * tensor.element_size()
     return StoredTensor(
         name, code, tuple(tensor.shape), path, start, tensor.numel() * tensor.element_size()
     )

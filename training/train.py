@@ -1,13 +1,16 @@
-"""Train a LoRA adapter: `python -m training.train --config RECIPE [key=value …]`.
+"""Train an adapter: `python -m training.train --config RECIPE [key=value …]`.
 
-Checkpoints go to OUTPUT.run/ while it trains; OUTPUT appears when the adapter is complete.
+LoRA, AdaLoRA or a prefix, as the recipe says. Checkpoints go to OUTPUT.run/ while it trains;
+OUTPUT appears when the adapter is complete.
 """
 
 import argparse
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -15,6 +18,12 @@ from training.config import TrainConfig, load_config
 from training.data import Row, read_rows
 from training.errors import TrainingError
 from training.files import write_aside
+from training.processes import is_first, join, node_first
+
+if TYPE_CHECKING:
+    from training.checkpoints import Progress
+    from training.collate import Features
+    from training.run import Run
 
 EPILOG = """\
 examples:
@@ -22,35 +31,41 @@ examples:
       model=llama-7b-hf output=adapters/cblue data.train=train.json data.eval=dev.json
   python -m training.train --config training/recipes/llama_lora.yaml optim.lr=1e-4 lora.r=16
   python -m training.train --config my.yaml --resume     # goes on from the newest checkpoint
+  torchrun --nproc-per-node 2 -m training.train --config my.yaml               # two GPUs
+  torchrun --nproc-per-node 8 -m training.train --config my.yaml parallel=fsdp # base shared out
 
 Every key of the recipe can be overridden; training/README.md explains them all.
 """
+# What may differ between a run and its continuation: nothing that changes the adapter.
+FREE = {"save_every", "save_keep", "log_every", "gradient_checkpointing", "parallel"}
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> Path:
     """Run `config` to its end and return the adapter directory.
 
-    Raises TrainingError for bad data or settings before the base model is loaded; only whether
-    `lora.targets` name something in it shows afterwards.
+    Under torchrun every process calls this; the first one writes. Raises TrainingError for bad
+    data or settings before the base model is loaded; only whether the adapter's targets name
+    something in it shows afterwards.
     """
-    settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     record = run_directory(config) / "training.yaml"
-    _refuse_conflicts(config, record, settings, resume)
-    rows = {"train": _rows(config, config.data.train)}
-    if config.data.eval:
-        rows["eval"] = _rows(config, config.data.eval)
+    _refuse_conflicts(config, record, resume)
+    splits = {"train": config.data.train} | ({"eval": config.data.eval} if config.data.eval else {})
+    rows = {split: _rows(config, path) for split, path in splits.items() if path}
     tokenizer, datasets = _encode(config, rows)
-    trainer = _trainer(config, tokenizer, datasets)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(settings, encoding="utf-8")
-    trainer.train(resume_from_checkpoint=_newest_checkpoint(record.parent) if resume else None)
-    if "eval" in datasets:
-        print(f"evaluation loss: {trainer.evaluate()['eval_loss']:.4f}")
-    with write_aside(config.output) as aside:
-        trainer.model.save_pretrained(str(aside))
-        tokenizer.save_pretrained(str(aside))
-        shutil.copy(record, aside)
-    print(f"adapter written to {config.output}")
+    from training.loop import fit
+    from training.run import build_run
+
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    with join() as processes, _remedy_for_memory():
+        if processes.first:
+            _tell_start(record.parent, resume)
+        processes.wait()
+        run, progress = build_run(config, datasets, pad, processes, record.parent)
+        if processes.first:
+            _write_record(config, record)
+        fit(run, progress)
+        run.logbook.close()
+        _finish(run, progress, tokenizer, record)
     return config.output
 
 
@@ -59,26 +74,29 @@ def run_directory(config: TrainConfig) -> Path:
     return config.output.with_name(config.output.name + ".run")
 
 
-def _refuse_conflicts(config: TrainConfig, record: Path, settings: str, resume: bool) -> None:
+def _refuse_conflicts(config: TrainConfig, record: Path, resume: bool) -> None:
     """Two runs are never mixed, and a finished adapter is never written over."""
     if config.output.exists():
         raise TrainingError(f"{config.output} exists already: choose another output or remove it")
     if not (config.model / "config.json").is_file():
         raise TrainingError(f"{config.model}: no config.json in it; model= names a model directory")
     if resume:
-        _check_same_run(record, yaml.safe_load(settings))
+        _check_same_run(record, _settings(config))
     elif record.exists():
         raise TrainingError(
             f"{record.parent} holds an earlier run: add --resume to go on, or remove it"
         )
 
 
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json")
+
+
 def _check_same_run(record: Path, settings: dict[str, Any]) -> None:
     if not record.is_file():
         raise TrainingError(f"{record.parent}: nothing to resume; run once without --resume")
     before = yaml.safe_load(record.read_text(encoding="utf-8"))
-    free = {"save_every", "save_keep", "eval_every", "log_every"}
-    changed = sorted(k for k in settings if k not in free and settings[k] != before.get(k))
+    changed = sorted(_differences(before, settings) - FREE - {"optim.micro_batch"})
     if changed:
         raise TrainingError(
             f"cannot resume {record.parent}: {', '.join(changed)} changed since it started; "
@@ -86,21 +104,72 @@ def _check_same_run(record: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _newest_checkpoint(run: Path) -> str | None:
-    # trainer_state.json is written last: a checkpoint without it was cut off by a kill.
-    complete = [path.parent for path in run.glob("checkpoint-*/trainer_state.json")]
-    newest = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-    print(f"resuming from {newest}" if newest else "no checkpoint yet: starting from step 0")
-    return str(newest) if newest else None
+def _differences(before: Any, after: Any, key: str = "") -> set[str]:
+    """Dotted keys whose values differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = before.keys() | after.keys()
+        inner = (
+            _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
+            for name in names
+        )
+        return set().union(*inner)
+    return set() if before == after else {key}
+
+
+def _tell_start(folder: Path, resume: bool) -> None:
+    from training.checkpoints import newest, remove_unfinished
+
+    remove_unfinished(folder)
+    checkpoint = newest(folder)
+    if resume:
+        print(f"resuming from {checkpoint}" if checkpoint else "no checkpoint yet: starting anew")
+
+
+def _write_record(config: TrainConfig, record: Path) -> None:
+    settings = yaml.safe_dump(_settings(config), sort_keys=False, allow_unicode=True)
+    record.write_text(settings, encoding="utf-8")
+
+
+def _finish(run: "Run", progress: "Progress", tokenizer: Any, record: Path) -> None:
+    """Write the output: the last weights, or with keep_best those of the lowest loss."""
+    from training.adapters import trainable, write_adapter
+    from training.checkpoints import load_weights
+    from training.logbook import plot_losses
+    from training.loop import evaluation_loss
+    from training.processes import whole
+
+    if run.config.keep_best and progress.best_update is not None:
+        load_weights(run.folder / f"checkpoint-{progress.best_update}", run.model)
+        _say(
+            f"lowest evaluation loss: {progress.best_loss:.4f} at update {progress.best_update}, "
+            "whose adapter is written"
+        )
+    elif run.evaluation and not run.config.eval_every:
+        loss = evaluation_loss(run)
+        _say(f"evaluation loss: {loss:.4f}")
+    weights = {name: whole(p) for name, p in trainable(run.model).items()}
+    if run.processes.first:
+        with write_aside(run.config.output) as aside:
+            write_adapter(run.model, weights, aside)
+            tokenizer.save_pretrained(str(aside))
+            shutil.copy(record, aside)
+            plot_losses(run.logbook.entries, aside / "loss.png")
+        print(f"adapter written to {run.config.output}")
+    run.processes.wait()
+
+
+def _say(text: str) -> None:
+    if is_first():
+        print(text)
 
 
 def _rows(config: TrainConfig, path: Path) -> list[Row]:
-    return read_rows(path, config.data.prompt, config.data.response)
+    return read_rows(path, config.data.prompt, config.data.response, config.data.history)
 
 
 def _encode(
     config: TrainConfig, rows: dict[str, list[Row]]
-) -> tuple[Any, dict[str, list[dict[str, list[int]]]]]:
+) -> tuple[Any, dict[str, "list[Features]"]]:
     """The tokenizer, and every split as a list of model inputs."""
     from tqdm import tqdm
 
@@ -110,85 +179,36 @@ def _encode(
     tokenizer = load_tokenizer(config.model, config.template)
     datasets = {}
     for split, split_rows in rows.items():
-        bar = tqdm(split_rows, desc=f"tokenise {split}", unit="row", leave=False)
+        bar = tqdm(
+            split_rows, f"tokenise {split}", unit="row", leave=False,
+            disable=None if is_first() else True,
+        )  # fmt: skip
         samples = [encode_sample(tokenizer, row, config.data.max_length) for row in bar]
         datasets[split] = [features(sample) for sample in samples]
         tokens = sum(len(inputs["input_ids"]) for inputs in datasets[split])
-        print(f"{split}: {len(samples):,} samples, {tokens:,} tokens")
+        _say(f"{split}: {len(samples):,} samples, {tokens:,} tokens")
         cut = [sample.cut_tokens for sample in samples if sample.cut_tokens]
         if cut:
-            print(
+            _say(
                 f"warning: {len(cut):,} of the {len(samples):,} {split} prompts lost {sum(cut):,} "
-                f"tokens in their middle to fit data.max_length={config.data.max_length}"
+                f"tokens (oldest rounds first, then their middle) to fit "
+                f"data.max_length={config.data.max_length}"
             )
     return tokenizer, datasets
 
 
-def _trainer(config: TrainConfig, tokenizer: Any, datasets: dict[str, Any]) -> Any:
-    from transformers import Trainer, set_seed
-
-    from training.adapters import add_lora, count_parameters
-    from training.collate import PadRight
-
-    set_seed(config.seed)  # before the model: LoRA's A matrices are drawn when it is wrapped
-    model = add_lora(_load_base(config), config.lora)
-    print(count_parameters(model))
-    pad = tokenizer.pad_token_id
-    return Trainer(
-        model=model,
-        args=_arguments(config),
-        train_dataset=datasets["train"],
-        eval_dataset=datasets.get("eval"),
-        data_collator=PadRight(tokenizer.eos_token_id if pad is None else pad),
-    )
-
-
-def _load_base(config: TrainConfig) -> Any:
+@contextmanager
+def _remedy_for_memory() -> Iterator[None]:
     import torch
-    from transformers import AutoModelForCausalLM
 
-    if config.precision == "fp16" and not torch.cuda.is_available():
-        raise TrainingError("precision=fp16 needs a GPU; use fp32 or bf16 on this machine")
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    model = AutoModelForCausalLM.from_pretrained(
-        str(config.model), dtype=dtypes[config.precision], trust_remote_code=False
-    )
-    model.config.use_cache = False  # a cache is dead weight in training
-    return model
-
-
-def _arguments(config: TrainConfig) -> Any:
-    import torch
-    from transformers import TrainingArguments
-
-    optim = config.optim
-    return TrainingArguments(
-        output_dir=str(run_directory(config)),
-        learning_rate=optim.lr,
-        lr_scheduler_type=optim.schedule,
-        warmup_steps=optim.warmup_ratio,  # a value below 1 is a share of all steps
-        weight_decay=optim.weight_decay,
-        max_grad_norm=optim.max_grad_norm,
-        max_steps=optim.steps or -1,
-        num_train_epochs=optim.epochs or 1,
-        per_device_train_batch_size=optim.batch_size,
-        per_device_eval_batch_size=optim.batch_size,
-        gradient_accumulation_steps=optim.accumulation,
-        train_sampling_strategy="group_by_length",
-        bf16=config.precision == "bf16",
-        fp16=config.precision == "fp16",
-        seed=config.seed,
-        save_strategy="steps",
-        save_steps=config.save_every,
-        save_total_limit=config.save_keep,
-        eval_strategy="steps" if config.eval_every else "no",
-        eval_steps=config.eval_every,
-        logging_steps=config.log_every,
-        prediction_loss_only=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        report_to="none",
-    )
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            "the GPU's memory is full: lower optim.micro_batch (the result stays the same) or "
+            "data.max_length, set gradient_checkpointing=true, or share the base out with "
+            f"torchrun and parallel=fsdp; --resume goes on ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -206,8 +226,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         train(load_config(args.config, args.override), resume=args.resume)
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if node_first():
+            print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped: --resume goes on from the newest checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -11,12 +11,14 @@ RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.ya
 GOOD = """\
 model: base
 output: adapter
+lora: {}
 data:
   train: train.json
 optim:
   steps: 10
   lr: 1e-4
 """
+PREFIX = GOOD.replace("lora: {}", "prefix: {}")
 
 
 def load(tmp_path: Path, text: str, *overrides: str) -> object:
@@ -40,14 +42,23 @@ def test_a_learning_rate_without_a_dot_is_a_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "overrides", "parts"),
     [
-        (GOOD + "  lerning_rate: 1\n", [], ["recipe.yaml:8", "optim.lerning_rate", "known", "lr"]),
-        (GOOD + "sed: 1\n", [], ["recipe.yaml:8", "'sed'", "seed"]),
+        (GOOD + "  lerning_rate: 1\n", [], ["recipe.yaml:9", "optim.lerning_rate", "known", "lr"]),
+        (GOOD + "sed: 1\n", [], ["recipe.yaml:9", "'sed'", "seed"]),
         (GOOD, ["lora.rank=4"], ["override 'lora.rank=4'", "known", "r,"]),
         (GOOD, ["optim.lr=-1"], ["override 'optim.lr=-1'", "greater than 0"]),
-        (GOOD.replace("steps: 10", "steps: many"), [], ["recipe.yaml:6", "optim.steps", "many"]),
-        (GOOD.replace("  steps: 10\n", ""), [], ["recipe.yaml:5", "exactly one of"]),
+        (GOOD.replace("steps: 10", "steps: many"), [], ["recipe.yaml:7", "optim.steps", "many"]),
+        (GOOD.replace("  steps: 10\n", ""), [], ["recipe.yaml:6", "exactly one of"]),
         (GOOD, ["optim.epochs=2"], ["exactly one of 'steps' and 'epochs'"]),
         (GOOD.replace("model: base\n", ""), [], ["recipe.yaml:1", "model", "required"]),
+        (GOOD.replace("lora: {}\n", ""), [], ["recipe.yaml:1", "exactly one of the sections"]),
+        (GOOD, ["prefix.tokens=4"], ["exactly one of the sections 'lora', 'adalora' and 'prefix'"]),
+        (GOOD, ["keep_best=true"], ["keep_best and patience need eval_every and data.eval"]),
+        (GOOD, ["patience=2", "eval_every=5"], ["need eval_every and data.eval"]),
+        (PREFIX, ["gradient_checkpointing=true"], ["recomputes without the prefix"]),
+        (PREFIX, ["data.batching=packed"], ["use data.batching=grouped"]),
+        (PREFIX, ["parallel=fsdp"], ["use parallel=ddp"]),
+        (GOOD, ["parallel=fsdp", "precision=fp16"], ["use precision=bf16"]),
+        (PREFIX, ["prefix.length=4"], ["override 'prefix.length=4'", "known here: projection"]),
         (GOOD, ["lora"], ["override 'lora'", "key=value"]),
         ("- a\n- b\n", [], ["recipe.yaml", "mapping"]),
         ("model: [\n", [], ["recipe.yaml", "not valid YAML"]),

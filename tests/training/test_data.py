@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from training.collate import PadRight, features
+from training.collate import features, pad
 from training.data import Row, read_rows
 from training.errors import TrainingError
 from training.rendering import encode_prompt, encode_sample
@@ -95,7 +95,7 @@ def test_control_tokens_in_the_data_are_refused(tokenizer: Any, where: str) -> N
 
 def test_a_batch_is_padded_to_its_longest_row(tokenizer: Any) -> None:
     short, long = (features(sample(tokenizer, "感冒", text)) for text in ("水", "多喝水多喝水"))
-    batch = PadRight(pad_token_id=0)([short, long])
+    batch = pad([short, long], 0)
     assert batch["input_ids"].shape == (2, len(long["input_ids"]))
     assert batch["attention_mask"].sum(dim=1).tolist() == [
         len(short["input_ids"]),

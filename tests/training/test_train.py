@@ -95,7 +95,7 @@ def test_two_runs_are_never_mixed(recipe: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "adapter")
     with pytest.raises(TrainingError, match="--resume"):
         train(config)
-    with pytest.raises(TrainingError, match="lora changed"):
+    with pytest.raises(TrainingError, match=r"lora\.r changed"):
         train(load_config(recipe, ["lora.r=8"]), resume=True)
 
 
