@@ -1,9 +1,14 @@
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.models import tiny_adapter, tiny_llama
+
+ROWS = [{"input": f"问题{i}" * (1 + i % 4), "target": "是" if i % 2 else "不是"} for i in range(24)]
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +26,32 @@ def base(shared: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def adapter(shared: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shared / "adapter", tmp_path / "adapter"))
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A tiny LLaMA with a tokenizer."""
+    path = tiny_llama(tmp_path_factory.mktemp("base"), vocab_size=4140)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, base_model: Path) -> Path:
+    """LoRA on `base_model` in six updates of four samples; the adapter goes to tmp_path/adapter."""
+    data = tmp_path / "train.json"
+    data.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS), "utf-8")
+    settings = {
+        "model": str(base_model),
+        "output": str(tmp_path / "adapter"),
+        "template": "llama",
+        "save_every": 2,
+        "save_keep": 2,
+        "log_every": 1,
+        "data": {"train": str(data), "eval": str(data)},
+        "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
+        "optim": {"lr": 1e-2, "steps": 6, "batch_size": 4},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(settings), "utf-8")
+    return path

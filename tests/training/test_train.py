@@ -6,44 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from tests.models import tiny_llama, weights
 from training.config import load_config
 from training.errors import TrainingError
 from training.train import main, train
-
-ROWS = [{"input": f"问题{i}\n答：", "target": "是" if i % 2 else "不是"} for i in range(24)]
-
-
-@pytest.fixture(scope="session")
-def base_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    path = tiny_llama(tmp_path_factory.mktemp("base"), vocab_size=4140)
-    tokenizer.save_pretrained(path)
-    return path
-
-
-@pytest.fixture
-def recipe(tmp_path: Path, base_model: Path) -> Path:
-    data = tmp_path / "train.json"
-    data.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS), "utf-8")
-    settings = {
-        "model": str(base_model),
-        "output": str(tmp_path / "adapter"),
-        "template": "llama",
-        "save_every": 2,
-        "save_keep": 2,
-        "log_every": 1,
-        "data": {"train": str(data), "eval": str(data)},
-        "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
-        "optim": {"lr": 1e-2, "steps": 6, "batch_size": 4},
-    }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(settings), "utf-8")
-    return path
 
 
 def test_an_adapter_is_complete_and_readable(
@@ -67,22 +35,6 @@ def test_an_adapter_is_complete_and_readable(
     checkpoints = sorted(path.name for path in (tmp_path / "adapter.run").glob("checkpoint-*"))
     assert checkpoints == ["checkpoint-4", "checkpoint-6"]
     assert (tmp_path / "adapter.run" / "checkpoint-6" / "adapter_config.json").is_file()
-
-
-def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(
-    recipe: Path, tmp_path: Path
-) -> None:
-    train(load_config(recipe, []))
-    undisturbed = weights(tmp_path / "adapter")
-    other = f"output={tmp_path / 'other'}"
-    train(load_config(recipe, [other]))
-    for name in ("other", "other.run/checkpoint-6"):  # as if it had been killed at step 5
-        shutil.rmtree(tmp_path / name)
-    train(load_config(recipe, [other]), resume=True)
-    resumed = weights(tmp_path / "other")
-    assert resumed.keys() == undisturbed.keys()
-    for name, tensor in resumed.items():
-        assert (tensor - undisturbed[name]).abs().max() <= 1e-6, name
 
 
 def test_two_runs_are_never_mixed(recipe: Path, tmp_path: Path) -> None:
