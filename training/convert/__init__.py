@@ -1,0 +1,1 @@
+"""Weights as others publish them, turned into model directories: config, safetensors, tokenizer."""

@@ -1,0 +1,151 @@
+"""Turn published weights into a model directory: safetensors, tokenizer.json, chat template.
+
+Only data is read and written: no code of the source runs, none is copied.
+"""
+
+import argparse
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.convert.output import Report
+from training.errors import TrainingError
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+EXAMPLES = """\
+examples:
+  python -m training.convert llama --input LLaMA/7B --tokenizer LLaMA/tokenizer.model \\
+      --output models/llama-7b
+  python -m training.convert hf --input old-checkpoint --output models/clean --template llama
+  python -m training.convert gguf --input model.Q8_0.gguf --output models/from-gguf
+
+`python -m training.convert llama --help` (or hf, gguf) tells more. The output appears only when it
+is complete and checked; it must not exist before. Train on it (training.train), merge adapters into
+it (training.merge), or serve it as it is (python -m service --model DIR).
+"""
+LLAMA = """\
+Convert LLaMA 1 or 2 as Meta released it: a directory with params.json and consolidated.00.pth (one
+file for 7B, two for 13B, four for 30B, eight for 65B and 70B), and tokenizer.model, which lies one
+directory up in the release.
+
+The files are put together, query and key rows brought into Hugging Face's rotary order, and the
+dtype kept: every weight has the bits it had. A few megabytes are in memory at any moment, so the
+65B needs no more than the 7B.
+"""
+LLAMA_END = """\
+example:
+  python -m training.convert llama --input LLaMA/13B --tokenizer LLaMA/tokenizer.model \\
+      --output models/llama-13b
+
+params.json does not say how long a text the model was trained on. The default is 2048 tokens for
+LLaMA 1 and 4096 for LLaMA 2, told apart by norm_eps (1e-06 or 1e-05; among 8192 wide models by
+n_kv_heads). Give --context for models trained further, such as CodeLlama (16384).
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, or 2 after printing what is wrong."""
+    args = _parse(argv)
+    started = time.monotonic()
+    import torch
+
+    torch.set_num_threads(1)  # faster: the work is bound by memory
+    try:
+        report: Report = args.run(args)
+    except (TrainingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"{args.output}: {report.tensors} tensors, {report.size / 1e9:.2f} GB in {report.files}"
+        f" file(s), {time.monotonic() - started:.1f} s"
+    )
+    for note in report.notes:
+        print(f"note: {note}")
+    return 0
+
+
+def _llama(args: argparse.Namespace) -> Report:
+    from training.convert.llama import convert_llama
+
+    return convert_llama(
+        args.input, args.tokenizer, args.output, args.template, args.max_shard_size, args.context
+    )
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m training.convert",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=raw,
+    )
+    kinds = parser.add_subparsers(title="sources", metavar="SOURCE", required=True)
+    llama = kinds.add_parser(
+        "llama",
+        help="LLaMA's original release: consolidated.NN.pth, params.json",
+        description=LLAMA,
+        epilog=LLAMA_END,
+        formatter_class=raw,
+    )
+    _add_places(llama, "DIR", "directory with consolidated.NN.pth and params.json")
+    llama.add_argument(
+        "--tokenizer",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the release's tokenizer.model",
+    )
+    _add_template(llama, "llama")
+    _add_shard_size(llama)
+    llama.add_argument(
+        "--context", type=int, metavar="TOKENS", help="longest sequence (default: see below)"
+    )
+    llama.set_defaults(run=_llama)
+    return parser.parse_args(argv)
+
+
+def _add_places(parser: argparse.ArgumentParser, metavar: str, text: str) -> None:
+    parser.add_argument("--input", type=Path, required=True, metavar=metavar, help=text)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="model directory to create; must not exist",
+    )
+
+
+def _add_template(parser: argparse.ArgumentParser, default: str | None) -> None:
+    parser.add_argument(
+        "--template",
+        default=default,
+        metavar="NAME",
+        help="chat template: a name in training/templates or a .jinja file (default:"
+        f" {default or 'the one that comes with the model'})",
+    )
+
+
+def _add_shard_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-shard-size",
+        type=_bytes,
+        default="2GB",
+        metavar="SIZE",
+        help="largest weights file, such as 500MB or 4GiB (default: %(default)s)",
+    )
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)((?:[KMG]I?)?)B?", text.upper())
+    if not match or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB, 2GB or 4GiB")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-written stays
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""A converted model's weights: written shard by shard with a progress bar, then checked."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from training.safetensors_stream import StoredTensor
+from training.shards import Shard, check_shards, write_index, write_shard
+
+Chunks = Callable[[StoredTensor], Iterable[bytearray]]
+"""Gives the bytes of a planned tensor, in order, a few megabytes at a time."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion wrote: counts of tensors, bytes and weights files; notes for the user."""
+
+    tensors: int
+    size: int
+    files: int
+    notes: list[str]
+
+
+def write_weights(shards: Sequence[Shard], chunks: Chunks) -> dict[str, str]:
+    """Write the planned `shards` and their index; return the sha256 of each file by name.
+
+    Raises:
+        TrainingError: the chunks do not make up the plan, or the disk holds something else.
+    """
+    sums = {}
+    total = sum(tensor.size for shard in shards for tensor in shard)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="convert", disable=None) as bar:
+        for shard in shards:
+            counted = _counted(shard, chunks, bar.update)
+            sums[shard[0].path.name] = write_shard(shard, counted)
+    write_index(shards)
+    check_shards(shards, sums)
+    return sums
+
+
+def _counted(
+    shard: Shard, chunks: Chunks, progress: Callable[[int], object]
+) -> Iterator[bytearray]:
+    for target in shard:
+        for chunk in chunks(target):
+            yield chunk
+            progress(len(chunk))
+
+
+def report(shards: Sequence[Shard], notes: list[str]) -> Report:
+    """Return the counts of what `shards` hold."""
+    tensors = [tensor for shard in shards for tensor in shard]
+    return Report(len(tensors), sum(tensor.size for tensor in tensors), len(shards), notes)
