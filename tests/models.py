@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,20 +31,54 @@ def tiny_llama(path: Path, seed: int = 0, dtype: str = "float32", **config: Any)
     return path
 
 
-def tiny_adapter(base: Path, path: Path, seed: int = 1, std: float = 0.05, **lora: Any) -> Path:
-    """Write a LoRA adapter for `base` as peft saves it, both halves random with `std`."""
+def tiny_adapter(
+    base: Path,
+    path: Path,
+    seed: int = 1,
+    std: float = 0.05,
+    rows: int | None = None,
+    **lora: Any,
+) -> Path:
+    """Write a LoRA adapter for `base` as peft saves it, its trained values random with `std`.
+
+    `rows` resizes the vocabulary first; the embeddings are then saved along, as peft does.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": PROJECTIONS} | lora
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**settings))
+    # a copy: peft edits the lists in it
+    settings = deepcopy({"r": 4, "lora_alpha": 8, "target_modules": PROJECTIONS} | lora)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if rows:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    model = get_peft_model(model, LoraConfig(**settings))
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
-        if "lora_" in name:
+        if "lora_" in name and "magnitude" not in name:
             torch.nn.init.normal_(parameter, std=std)
-    model.save_pretrained(path, save_embedding_layers=False)
+        elif parameter.requires_grad:
+            parameter.data += std * torch.randn_like(parameter)
+    model.save_pretrained(path, save_embedding_layers="auto" if rows else False)
     return path
+
+
+def to_bin(directory: Path) -> Path:
+    """Turn every safetensors file of a directory into a .bin of torch.save, as older ones are."""
+    import torch
+    from safetensors.torch import load_file
+
+    for file in directory.glob("*.safetensors"):
+        name = file.name.replace("model", "pytorch_model", not file.name.startswith("adapter"))
+        torch.save(load_file(file), directory / name.replace(".safetensors", ".bin"))
+        file.unlink()
+    index = directory / "model.safetensors.index.json"
+    if index.exists():
+        text = index.read_text().replace('"model-', '"pytorch_model-')
+        text = text.replace(".safetensors", ".bin")
+        (directory / "pytorch_model.bin.index.json").write_text(text)
+        index.unlink()
+    return directory
 
 
 def weights(directory: Path) -> "dict[str, torch.Tensor]":

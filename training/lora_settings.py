@@ -10,15 +10,21 @@ from training.errors import TrainingError
 from training.files import read_json
 
 # Settings that do not change what merging computes, or that it honours. Any other setting that
-# is switched on (use_dora, fan_in_fan_out, modules_to_save, lora_bias, …) is refused by name.
-HONOURED = {"peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "bias"}
+# is switched on (fan_in_fan_out, lora_bias, trainable_token_indices, …) is refused by name.
+HONOURED = {
+    *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "bias"),
+    *("use_dora", "init_r", "modules_to_save"),
+}
 HARMLESS = {
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
     *("inference_mode", "target_modules", "exclude_modules", "layers_to_transform"),
     *("layers_pattern", "lora_dropout", "init_lora_weights", "merge_weights", "runtime_config"),
     *("megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
     *("qalora_group_size", "ensure_weight_tying"),
+    # how AdaLoRA trains
+    *("target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step"),
 }
+PROMPTS = ("PREFIX_TUNING", "P_TUNING", "PROMPT_TUNING")
 # Every other initialisation (pissa, olora, corda, loftq, …) trains against a changed base.
 PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -30,24 +36,33 @@ def read_settings(path: Path) -> dict[str, Any]:
         TrainingError: a field is missing or malformed, or a setting is not supported.
     """
     config = read_json(path)
-    for field in ("peft_type", "r", "lora_alpha"):
+    _check_supported(path, config)
+    for field in ("init_r" if _is_adalora(config) else "r", "lora_alpha"):
         if config.get(field) is None:
             raise TrainingError(f"{path} lacks {field}: is it an adapter saved by peft?")
-    _check_supported(path, config)
     _check_numbers(path, config)
     return config
 
 
 def rank(module: str, config: Mapping[str, Any]) -> int:
-    """Return the rank configured for the module of that dotted name."""
+    """Return the rank of the module of that dotted name; AdaLoRA may leave it none at all."""
+    if _is_adalora(config):
+        kept = (config.get("rank_pattern") or {}).get(f"{module}.lora_E")
+        return int(config["init_r"] if kept is None else sum(kept))
     return int(_by_pattern(module, config.get("rank_pattern"), config["r"]))
 
 
 def scale(module: str, config: Mapping[str, Any]) -> float:
     """Return the factor of B @ A for the module of that dotted name."""
+    if _is_adalora(config):  # the rank it began with, however few of them stayed
+        return float(config["lora_alpha"] / (config["init_r"] + 1e-5))
     alpha = float(_by_pattern(module, config.get("alpha_pattern"), config["lora_alpha"]))
     divisor = rank(module, config)
     return alpha / (math.sqrt(divisor) if config.get("use_rslora") else divisor)
+
+
+def _is_adalora(config: Mapping[str, Any]) -> bool:
+    return config.get("peft_type") == "ADALORA"
 
 
 def _by_pattern(module: str, pattern: Mapping[str, Any] | None, default: Any) -> Any:
@@ -59,13 +74,19 @@ def _by_pattern(module: str, pattern: Mapping[str, Any] | None, default: Any) ->
 
 
 def _check_supported(path: Path, config: Mapping[str, Any]) -> None:
-    if config["peft_type"] != "LORA":
-        raise TrainingError(f"{path}: peft_type {config['peft_type']} is not supported, only LORA")
+    kind = config.get("peft_type")
+    if kind is None:
+        raise TrainingError(f"{path} lacks peft_type: is it an adapter saved by peft?")
+    if kind in PROMPTS:
+        raise TrainingError(
+            f"{path}: {kind} puts vectors in front of the input and changes no weight: it is"
+            " served beside its base, not merged"
+        )
+    if kind not in ("LORA", "ADALORA"):
+        raise TrainingError(f"{path}: peft_type {kind} is not supported, only LORA and ADALORA")
     for field in sorted(config.keys() - HONOURED - HARMLESS):
         if config[field]:
             raise TrainingError(f"{path}: {field} is not supported by merging")
-    if config.get("bias", "none") != "none":
-        raise TrainingError(f"{path}: bias={config['bias']} is not supported, only none")
     if config.get("init_lora_weights") not in PLAIN_INITS:
         raise TrainingError(
             f"{path}: init_lora_weights={config['init_lora_weights']} changes the base itself:"
@@ -74,16 +95,34 @@ def _check_supported(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _check_numbers(path: Path, config: Mapping[str, Any]) -> None:
-    patterns = {key: config.get(key) or {} for key in ("rank_pattern", "alpha_pattern")}
-    for key, value in patterns.items():
-        if not isinstance(value, dict) or not all(map(_is_regex, value)):
-            raise TrainingError(f"{path}: {key} must map regular expressions to numbers")
-    for value in (config["r"], *patterns["rank_pattern"].values()):
+    ranks, alphas = [config["init_r" if _is_adalora(config) else "r"]], [config["lora_alpha"]]
+    if _is_adalora(config):
+        _check_adalora(path, config)
+    else:
+        ranks += _numbers(path, "rank_pattern", config)
+        alphas += _numbers(path, "alpha_pattern", config)
+    for value in ranks:
         if type(value) is not int or value < 1:
             raise TrainingError(f"{path}: a rank must be a whole number above 0, not {value!r}")
-    for value in (config["lora_alpha"], *patterns["alpha_pattern"].values()):
+    for value in alphas:
         if type(value) not in (int, float) or not math.isfinite(value):
             raise TrainingError(f"{path}: lora_alpha must be a number, not {value!r}")
+
+
+def _numbers(path: Path, key: str, config: Mapping[str, Any]) -> list[Any]:
+    pattern = config.get(key) or {}
+    if not isinstance(pattern, dict) or not all(map(_is_regex, pattern)):
+        raise TrainingError(f"{path}: {key} must map regular expressions to numbers")
+    return list(pattern.values())
+
+
+def _check_adalora(path: Path, config: Mapping[str, Any]) -> None:
+    pattern = config.get("rank_pattern") or {}
+    kept = pattern.values() if isinstance(pattern, dict) else [None]
+    if not all(isinstance(row, list) and all(type(v) is bool for v in row) for row in kept):
+        raise TrainingError(f"{path}: rank_pattern must map names to lists of true and false")
+    if not config["lora_alpha"] > 0:
+        raise TrainingError(f"{path}: lora_alpha must be above 0 for ADALORA")
 
 
 def _is_regex(text: str) -> bool:

@@ -1,6 +1,6 @@
 """Merge LoRA adapters into a base model, one tensor at a time.
 
-Every weight becomes W + (sum of all adapters' scale · B @ A), computed in fp32 and rounded once.
+Every weight becomes W + (sum of all adapters' scale · B @ A), computed in fp64 and rounded once.
 Nothing but a few megabytes of weights is in memory at any moment.
 """
 
@@ -9,28 +9,30 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
+from training.adapter_files import Adapter, read_adapter
+from training.composition import compose
 from training.errors import TrainingError
 from training.files import write_aside
-from training.lora import Adapter, low_rank, read_adapter
+from training.merged_weights import Written, write_weights
 from training.model_files import copy_model_files, read_config
 from training.provenance import write_provenance
-from training.rounding import Tally, copy_chunks, merge_chunks
-from training.safetensors_stream import TORCH_NAMES, StoredTensor, read_model
-from training.shards import Shard, check_shards, plan_shards, write_index, write_shard
+from training.rounding import Tally
+from training.safetensors_stream import TORCH_NAMES
+from training.shards import Shard, check_shards, plan_shards
+from training.weights import read_model
 
 EXAMPLE = """\
 example:
   python -m training.merge --base llama-7b --adapter runs/alpha --output models/alpha
 
-Several adapters are added up before the one rounding, so their order does not matter to the
-weights; tokenizer and chat template come from the last adapter that has them, else from the base.
+Several adapters are added up before the one rounding. Whole tensors in them (modules_to_save:
+embeddings, heads, norms) replace the base's, so that the last adapter wins; tokenizer and chat
+template, too, come from the last adapter that has them, else from the base.
 The output appears only when it is complete and checked; it must not exist before. provenance.json
 in it says what was merged and holds the sha256 of every weights file.
 """
@@ -43,6 +45,7 @@ class Report:
     """What a merge did: counts of tensors, bytes and files, the rounding tally, notes."""
 
     tensors: int
+    changed: int
     size: int
     files: int
     tally: Tally
@@ -53,9 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 after printing what is wrong."""
     args = _parse(argv)
     started = time.monotonic()
-    import torch
-
-    torch.set_num_threads(1)  # faster: the work is bound by memory
     try:
         report = merge(args.base, args.adapter, args.output, args.max_shard_size, args.dtype)
     except (TrainingError, OSError) as error:
@@ -83,70 +83,34 @@ def merge(
     code = {name: code for code, name in TORCH_NAMES.items()}.get(dtype or "")
     with write_aside(output) as aside:
         config = read_config(base)
-        source = read_model(base)
-        loras = [read_adapter(path, source) for path in adapters]
-        _refuse_tied_head(config, loras)
-        shards = plan_shards(source.values(), aside, max_shard_size, code)
-        tally = Tally()
-        sums = _write_weights(shards, source, loras, tally)
-        check_shards(shards, sums)
-        notes = copy_model_files(base, adapters, aside, dtype)
-        report = Report(len(source), _size(shards), len(shards), tally, notes)
-        write_provenance(aside, base, loras, sums, _details(report, dtype))
+        loras = _read_adapters(adapters)
+        model = compose(read_model(base), loras, bool(config.get("tie_word_embeddings")))
+        shards = plan_shards(model.planned(), aside, max_shard_size, code)
+        changes = model.config | ({"dtype": dtype} if dtype else {})
+        notes = model.notes + copy_model_files(base, adapters, aside, changes, model.rows)
+        written = write_weights(shards, model.parts)
+        check_shards(shards, written.sums)
+        report = _report(shards, written, notes)
+        write_provenance(aside, base, loras, written.sums, _details(report, dtype))
     return report
 
 
-def _refuse_tied_head(config: Mapping[str, object], adapters: Sequence[Adapter]) -> None:
+def _read_adapters(paths: Sequence[Path]) -> list[Adapter]:
+    adapters = [read_adapter(path) for path in paths]
     for adapter in adapters:
-        if config.get("tie_word_embeddings") and "lm_head.weight" in adapter.pairs:
+        if adapter.config.get("use_dora") and len(adapters) > 1:
             raise TrainingError(
-                f"{adapter.path} changes lm_head, which this base ties to its embeddings, so the"
-                " change would be lost on loading: train without lm_head as a target"
+                f"{adapter.path} is a DoRA adapter (use_dora), which fixes the length of the"
+                " weights' rows and so cannot be added to others: merge it alone"
             )
+    return adapters
 
 
-def _write_weights(
-    shards: Sequence[Shard],
-    source: Mapping[str, StoredTensor],
-    adapters: Sequence[Adapter],
-    tally: Tally,
-) -> dict[str, str]:
-    """Write every shard and the index; return the sha256 of each file by name."""
-    sums = {}
-    with tqdm(total=_size(shards), unit="B", unit_scale=True, desc="merge", disable=None) as bar:
-        for shard in shards:
-            chunks = _shard_chunks(shard, source, adapters, tally, bar.update)
-            sums[shard[0].path.name] = write_shard(shard, chunks)
-    write_index(shards)
-    if not tally.changed:
-        raise TrainingError(
-            "rounding leaves nothing of the adapters' change: merge with --dtype float32"
-        )
-    return sums
-
-
-def _shard_chunks(
-    shard: Shard,
-    source: Mapping[str, StoredTensor],
-    adapters: Sequence[Adapter],
-    tally: Tally,
-    progress: Callable[[int], object],
-) -> Iterator[bytearray]:
-    for target in shard:
-        weight = source[target.name]
-        change = low_rank(adapters, target.name)
-        chunks = (
-            merge_chunks(weight, target.dtype, *change, tally)
-            if change
-            else copy_chunks(weight, target.dtype)
-        )
-        for chunk in chunks:
-            yield chunk
-            progress(len(chunk))
-
-
-def _size(shards: Sequence[Shard]) -> int:
-    return sum(tensor.size for shard in shards for tensor in shard)
+def _report(shards: Sequence[Shard], written: Written, notes: list[str]) -> Report:
+    tensors = [tensor for shard in shards for tensor in shard]
+    size = sum(tensor.size for tensor in tensors)
+    changed = len(written.changed)
+    return Report(len(tensors), changed, size, len(shards), written.tally, notes)
 
 
 def _details(report: Report, dtype: str | None) -> dict[str, object]:
@@ -154,7 +118,7 @@ def _details(report: Report, dtype: str | None) -> dict[str, object]:
         "dtype": dtype or "as in the base",
         "check": {
             "tensors": report.tensors,
-            "changed": report.tally.changed,
+            "changed": report.changed,
             "max_abs_delta": report.tally.max_delta,
             "lost_to_rounding": report.tally.lost_share,
         },
@@ -164,7 +128,7 @@ def _details(report: Report, dtype: str | None) -> dict[str, object]:
 def _print(report: Report, output: Path, seconds: float) -> None:
     tally = report.tally
     print(
-        f"{output}: {tally.changed} of {report.tensors} tensors changed,"
+        f"{output}: {report.changed} of {report.tensors} tensors changed,"
         f" {report.size / 1e9:.2f} GB in {report.files} file(s), {seconds:.1f} s\n"
         f"largest change {tally.max_delta:.3g}; rounding lost {tally.lost_share:.1%} of the change"
     )

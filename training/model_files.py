@@ -1,6 +1,6 @@
 """The files of a merged model beside its weights: config, tokenizer, chat template."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -13,6 +13,7 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja"),
 )
+VOCABULARIES = ("tokenizer.json", "tokenizer.model")  # either one makes a tokenizer
 
 
 def read_config(base: Path) -> dict[str, Any]:
@@ -24,24 +25,36 @@ def read_config(base: Path) -> dict[str, Any]:
 
 
 def copy_model_files(
-    base: Path, adapters: Sequence[Path], output: Path, dtype: str | None
+    base: Path,
+    adapters: Sequence[Path],
+    output: Path,
+    changes: Mapping[str, Any],
+    rows: int | None,
 ) -> list[str]:
     """Copy config, generation_config and tokenizer to `output`; return notes for the user.
 
-    The tokenizer comes from the last adapter that carries tokenizer.json, else from the base.
-    `dtype` is written into the config when given.
+    The tokenizer comes from the last adapter that carries one, else from the base. `changes`
+    are made to the config; its key `dtype` goes by the config's own spelling. `rows` is the
+    number of embedding rows, None when unknown.
+
+    Raises:
+        TrainingError: the tokenizer needs more rows than there are.
     """
     config = read_config(base)
-    if dtype:
+    changes = dict(changes)
+    if dtype := changes.pop("dtype", None):
         present = [key for key in ("torch_dtype", "dtype") if key in config]
         config |= dict.fromkeys(present or ["dtype"], dtype)
-    notes = _write_data(config, output / "config.json")
+    notes = _write_data(config | changes, output / "config.json")
     if (base / "generation_config.json").exists():
         copyfile(base / "generation_config.json", output / "generation_config.json")
-    carriers = [path for path in adapters if (path / "tokenizer.json").exists()]
+    carriers = [path for path in adapters if any((path / n).exists() for n in VOCABULARIES)]
     source = carriers[-1] if carriers else base
-    if carriers:
-        _check_vocabulary(source / "tokenizer.json", config.get("vocab_size"))
+    if rows is not None and (needed := count_rows(source)) > rows:
+        raise TrainingError(
+            f"the tokenizer in {source} needs {needed} embedding rows, the merged model has"
+            f" {rows}: add the adapter that holds the grown embeddings, or use its tokenizer"
+        )
     return [*notes, *_copy_tokenizer(source, output)]
 
 
@@ -64,14 +77,25 @@ def _write_data(config: dict[str, Any], target: Path) -> list[str]:
     return [f"auto_map was dropped from {target.name}: no code is copied"] if dropped else []
 
 
-def _check_vocabulary(path: Path, size: int | None) -> None:
-    tokenizer = read_json(path)
-    vocabulary = tokenizer.get("model", {}).get("vocab", [])
-    added = [token["id"] for token in tokenizer.get("added_tokens", [])]
-    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-    needed = max([*ids, *added], default=-1) + 1
-    if size is not None and needed > size:
-        raise TrainingError(
-            f"{path} needs {needed} embedding rows, the base has {size}:"
-            " adapters with a grown vocabulary are not supported"
-        )
+def count_rows(directory: Path) -> int:
+    """Return how many embedding rows the tokenizer in `directory` needs; 0 without one."""
+    ids = {-1}
+    if (directory / "tokenizer.json").exists():
+        tokenizer = read_json(directory / "tokenizer.json")
+        vocabulary = tokenizer.get("model", {}).get("vocab", [])
+        ids |= set(vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary)))
+        ids |= {token["id"] for token in tokenizer.get("added_tokens", [])}
+    elif (directory / "tokenizer.model").exists():
+        ids.add(_count_pieces(directory / "tokenizer.model") - 1)
+        if (directory / "added_tokens.json").exists():
+            ids |= set(read_json(directory / "added_tokens.json").values())
+    return max(ids) + 1
+
+
+def _count_pieces(path: Path) -> int:
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return int(SentencePieceProcessor(model_file=str(path)).vocab_size())
+    except (RuntimeError, OSError) as error:
+        raise TrainingError(f"{path} is not a sentencepiece model: get it again") from error

@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from training.adapter_files import Adapter
 from training.files import write_json
-from training.lora import Adapter
 
 NAME = "provenance.json"
 

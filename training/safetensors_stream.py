@@ -6,14 +6,12 @@ Format: 8 bytes little-endian header length, the JSON header, then the tensors' 
 
 import json
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.errors import TrainingError
-from training.files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -73,64 +71,32 @@ def _stored(path: Path, name: str, entry: dict[str, list[int]], data: int) -> St
     return tensor
 
 
-def read_model(directory: Path) -> dict[str, StoredTensor]:
-    """Return every tensor of a model directory by name, in the order of files and bytes.
-
-    Raises:
-        TrainingError: no safetensors there, a file is missing or damaged, or the index is wrong.
-    """
-    if (directory / INDEX).exists():
-        tensors = _read_sharded(directory)
-    elif (directory / SINGLE).exists():
-        tensors = read_header(directory / SINGLE)
-    else:
-        raise TrainingError(_nothing_in(directory))
-    if not tensors:
-        raise TrainingError(f"{directory} holds safetensors without a single tensor")
-    return tensors
-
-
-def _nothing_in(directory: Path) -> str:
-    if any(directory.glob("pytorch_model*")):
-        return f"{directory} holds pytorch_model*.bin: convert it to safetensors first"
-    return f"{directory} holds neither {SINGLE} nor {INDEX}: is it a model directory?"
-
-
-def _read_sharded(directory: Path) -> dict[str, StoredTensor]:
-    weight_map = read_json(directory / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise TrainingError(f"{directory / INDEX} has no weight_map: download it again")
-    tensors: dict[str, StoredTensor] = {}
-    for file in sorted(set(weight_map.values())):
-        header = read_header(directory / file)
-        tensors |= {name: t for name, t in header.items() if weight_map.get(name) == file}
-    missing = sorted(weight_map.keys() - tensors.keys())
-    if missing:
-        raise TrainingError(
-            f"{directory / INDEX} names {missing[0]}, which {weight_map[missing[0]]} lacks"
-            " (the shards belong to another index: download them again)"
-        )
-    return tensors
-
-
 def read_tensor(tensor: StoredTensor) -> "torch.Tensor":
     """Return the whole tensor in its stored dtype, which must be one of FLOAT_SIZES."""
-    return as_floats(next(read_chunks(tensor, tensor.size)), tensor.dtype).view(tensor.shape)
+    import torch
+
+    if not tensor.size:
+        return torch.empty(tensor.shape, dtype=getattr(torch, TORCH_NAMES[tensor.dtype]))
+    return as_floats(read_bytes(tensor), tensor.dtype).view(tensor.shape)
 
 
-def read_chunks(tensor: StoredTensor, size: int) -> Iterator[bytearray]:
-    """Yield the tensor's bytes in pieces of `size` bytes, the last one shorter."""
+def read_bytes(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> bytearray:
+    """Return the tensor's bytes from `start` to `stop` (its end), or to its end if that is nearer.
+
+    Raises:
+        TrainingError: the file became shorter than its header said.
+    """
+    stop = tensor.size if stop is None else min(stop, tensor.size)
+    data = bytearray(stop - start)
+    view, filled = memoryview(data), 0
     with tensor.path.open("rb", buffering=0) as file:
-        file.seek(tensor.start)
-        for done in range(0, tensor.size, size):
-            chunk = bytearray(min(size, tensor.size - done))
-            view, filled = memoryview(chunk), 0
-            while filled < len(chunk):
-                got = file.readinto(view[filled:])
-                if not got:
-                    raise TrainingError(f"{tensor.path} became shorter while it was read")
-                filled += got
-            yield chunk
+        file.seek(tensor.start + start)
+        while filled < len(data):
+            got = file.readinto(view[filled:])
+            if not got:
+                raise TrainingError(f"{tensor.path} became shorter while it was read")
+            filled += got
+    return data
 
 
 def as_floats(data: bytearray, dtype: str) -> "torch.Tensor":

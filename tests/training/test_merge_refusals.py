@@ -32,8 +32,7 @@ def refused(tmp_path: Path, *adapters: Path, base: Path | None = None, **options
         ("fan_in_fan_out", True),
         ("modules_to_save", ["lm_head"]),
         ("lora_bias", True),
-        ("bias", "all"),
-        ("peft_type", "ADALORA"),
+        ("peft_type", "LOHA"),
         ("init_lora_weights", "pissa"),
         ("layer_replication", [[0, 1]]),
         ("a_setting_of_tomorrow", True),
@@ -61,7 +60,7 @@ def test_settings_that_merging_cannot_honour_are_refused_by_name(
     [
         (lambda t: t.update({f"{LORA}C.weight": torch.ones(2)}), "not a LoRA pair"),
         (lambda t: t.update({"base_model.model.lm_head.weight": torch.ones(2)}), "lm_head.weight"),
-        (lambda t: t.update({f"{LORA}magnitude_vector": torch.ones(32)}), "DoRA"),
+        (lambda t: t.update({f"{LORA}magnitude_vector": torch.ones(32)}), "use_dora"),
         (lambda t: t.pop(f"{LORA}B.weight"), "has lora_A but no lora_B"),
         (lambda t: t.pop(f"{LORA}A.weight"), "has lora_B but no lora_A"),
         (lambda t: t.update({f"{LORA}A.weight": torch.ones(4, 31)}), "do not belong together"),
@@ -86,7 +85,7 @@ def test_adapter_weights_that_do_not_fit_are_refused(
 
 def test_one_pair_of_zeros_is_fine(base: Path, adapter: Path, tmp_path: Path) -> None:
     edit_weights(adapter / "adapter_model.safetensors", lambda t: t[f"{LORA}B.weight"].zero_())
-    assert merge(base, [adapter], tmp_path / "out").tally.changed == 13
+    assert merge(base, [adapter], tmp_path / "out").changed == 13
 
 
 def test_one_of_two_adapters_that_changes_nothing_is_refused(
@@ -128,16 +127,10 @@ def test_base_of_integers_is_refused(base: Path, adapter: Path, tmp_path: Path) 
     assert "is quantised" in refused(tmp_path, adapter)
 
 
-def test_lm_head_of_a_tied_base_is_refused(base: Path, tmp_path: Path) -> None:
-    head = tiny_adapter(base, tmp_path / "head", target_modules=["lm_head"])
-    edit_json(base / "config.json", tie_word_embeddings=True)
-    assert "ties to its embeddings" in refused(tmp_path, head)
-
-
 def test_grown_vocabulary_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
     grown = {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 64}]}
     (adapter / "tokenizer.json").write_text(json.dumps(grown))
-    assert "needs 65 embedding rows, the base has 64" in refused(tmp_path, adapter)
+    assert "needs 65 embedding rows, the merged model has 64" in refused(tmp_path, adapter)
 
 
 @pytest.mark.parametrize(
@@ -156,20 +149,6 @@ def test_missing_files_are_named(
     message = refused(tmp_path, adapter)
     assert words in message
     assert str(tmp_path / path.split("/")[0]) in message
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("base/model.safetensors", "base/pytorch_model.bin"),
-        ("adapter/adapter_model.safetensors", "adapter/adapter_model.bin"),
-    ],
-)
-def test_pickles_must_be_converted_first(
-    base: Path, adapter: Path, tmp_path: Path, old: str, new: str
-) -> None:
-    (tmp_path / old).rename(tmp_path / new)
-    assert "safetensors first" in refused(tmp_path, adapter)
 
 
 def test_a_file_cut_short_or_not_safetensors_is_refused(

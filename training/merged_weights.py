@@ -1,0 +1,105 @@
+"""The merged model's weights: computed by threads chunk by chunk, hashed and written in order."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+
+from tqdm import tqdm
+
+from training.composition import Part
+from training.errors import TrainingError
+from training.lora import total_change
+from training.pipeline import in_order
+from training.rounding import CHUNK_ELEMENTS, Tally, copy_chunk, merge_chunk
+from training.safetensors_stream import FLOAT_SIZES, StoredTensor
+from training.shards import Shard, write_index, write_shard
+
+THREADS = 2  # that read and compute; more of them would wait for the one that writes
+
+
+@dataclass
+class Written:
+    """What was written: sha256 by file name, names of changed tensors, the rounding tally."""
+
+    sums: dict[str, str] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    tally: Tally = field(default_factory=Tally)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some bytes of the output tensor `name`; `tally` when a low-rank change is in them."""
+
+    name: str
+    data: bytearray
+    tally: Tally | None = None
+
+
+def write_weights(shards: Sequence[Shard], parts: Mapping[str, Part]) -> Written:
+    """Write every planned shard and the index.
+
+    Raises:
+        TrainingError: a weight holds NaN or Inf, or nothing of the change survives rounding.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the threads here share the cores already
+    written = Written()
+    written.changed |= {name for name, part in parts.items() if part.replaced}
+    size = sum(tensor.size for shard in shards for tensor in shard)
+    try:
+        with tqdm(total=size, unit="B", unit_scale=True, desc="merge", disable=None) as bar:
+            for shard in shards:
+                chunks = _take(in_order(_jobs(shard, parts), THREADS), written, bar.update)
+                written.sums[shard[0].path.name] = write_shard(shard, chunks)
+    finally:
+        torch.set_num_threads(threads)
+    write_index(shards)
+    if not written.changed:
+        raise TrainingError(
+            "rounding leaves nothing of the adapters' change: merge with --dtype float32"
+        )
+    return written
+
+
+def _take(
+    chunks: Iterator[Chunk], written: Written, progress: Callable[[int], object]
+) -> Iterator[bytearray]:
+    """Count what passes by. In order, so that equal inputs give equal sums."""
+    for chunk in chunks:
+        if chunk.tally:
+            written.tally.add(chunk.tally)
+            if chunk.tally.differs:
+                written.changed.add(chunk.name)
+        yield chunk.data
+        progress(len(chunk.data))
+
+
+def _jobs(shard: Shard, parts: Mapping[str, Part]) -> Iterator[Callable[[], Chunk]]:
+    for target in shard:
+        part = parts[target.name]
+        yield from _merging(target, part) if part.pairs else _copying(target, part.source)
+
+
+def _copying(target: StoredTensor, source: StoredTensor) -> Iterator[Callable[[], Chunk]]:
+    count = prod(source.shape) if source.dtype in FLOAT_SIZES else source.size
+
+    def copied(first: int) -> Chunk:
+        step = min(CHUNK_ELEMENTS, count - first)
+        return Chunk(target.name, copy_chunk(source, target.dtype, first, step))
+
+    return (partial(copied, first) for first in range(0, count, CHUNK_ELEMENTS))
+
+
+def _merging(target: StoredTensor, part: Part) -> Iterator[Callable[[], Chunk]]:
+    change = total_change(part.pairs)
+    rows, columns = part.source.shape
+    step = max(1, CHUNK_ELEMENTS // columns)
+
+    def merged(first: int) -> Chunk:
+        count = min(step, rows - first)
+        return Chunk(target.name, *merge_chunk(part.source, target.dtype, change, first, count))
+
+    return (partial(merged, first) for first in range(0, rows, step))
