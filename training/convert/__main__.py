@@ -44,6 +44,33 @@ params.json does not say how long a text the model was trained on. The default i
 LLaMA 1 and 4096 for LLaMA 2, told apart by norm_eps (1e-06 or 1e-05; among 8192 wide models by
 n_kv_heads). Give --context for models trained further, such as CodeLlama (16384).
 """
+HF = """\
+Convert a directory that Hugging Face's libraries saved, old or new: pytorch_model*.bin (one or
+many) or safetensors, tokenizer.json or tokenizer.model.
+
+Weights are streamed, a few megabytes at a time. tokenizer.json is made from a LLaMA style
+tokenizer.model when it is missing. Code files and auto_map stay behind, .bin files are read as
+tensors only, and a head that config.json ties to the embeddings is left out.
+"""
+HF_END = """\
+examples:
+  python -m training.convert hf --input chinese-llama-7b --output models/chinese-llama-7b \
+      --template llama
+  python -m training.convert hf --input model-fp32 --output models/model-fp16 --dtype float16
+"""
+GGUF = """\
+Convert a GGUF file (llama.cpp's format). Its blocks become plain weights, so the output is several
+times as large and exactly as good as the file: quantisation is not undone. Weights, sizes,
+tokenizer and chat template are read by transformers, for the architectures that it knows.
+
+The whole model is in memory in --dtype: about 2 bytes a parameter as float16.
+"""
+GGUF_END = """\
+example:
+  python -m training.convert gguf --input SmolLM2-135M-Instruct.Q4_1.gguf --output models/smollm2
+
+`make smollm2` runs this on a small real model.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,37 +102,83 @@ def _llama(args: argparse.Namespace) -> Report:
     )
 
 
+def _hf(args: argparse.Namespace) -> Report:
+    from training.convert.directory import convert_directory
+
+    return convert_directory(
+        args.input, args.output, args.template, args.dtype, args.max_shard_size
+    )
+
+
+def _gguf(args: argparse.Namespace) -> Report:
+    from training.convert.gguf import convert_gguf
+
+    return convert_gguf(args.input, args.output, args.template, args.dtype, args.max_shard_size)
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="python -m training.convert",
         description=__doc__,
         epilog=EXAMPLES,
-        formatter_class=raw,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    kinds = parser.add_subparsers(title="sources", metavar="SOURCE", required=True)
-    llama = kinds.add_parser(
+    sources = parser.add_subparsers(title="sources", metavar="SOURCE", required=True)
+    _add_llama(sources)
+    _add_hf(sources)
+    _add_gguf(sources)
+    return parser.parse_args(argv)
+
+
+def _add_llama(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = sources.add_parser(
         "llama",
         help="LLaMA's original release: consolidated.NN.pth, params.json",
         description=LLAMA,
         epilog=LLAMA_END,
-        formatter_class=raw,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_places(llama, "DIR", "directory with consolidated.NN.pth and params.json")
-    llama.add_argument(
+    _add_places(parser, "DIR", "directory with consolidated.NN.pth and params.json")
+    parser.add_argument(
         "--tokenizer",
         type=Path,
         required=True,
         metavar="FILE",
         help="the release's tokenizer.model",
     )
-    _add_template(llama, "llama")
-    _add_shard_size(llama)
-    llama.add_argument(
-        "--context", type=int, metavar="TOKENS", help="longest sequence (default: see below)"
+    _add_format(parser, "llama")
+    parser.add_argument(
+        "--context", type=_tokens, metavar="TOKENS", help="longest sequence (default: see below)"
     )
-    llama.set_defaults(run=_llama)
-    return parser.parse_args(argv)
+    parser.set_defaults(run=_llama)
+
+
+def _add_hf(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = sources.add_parser(
+        "hf",
+        help="a Hugging Face directory: pytorch_model*.bin or safetensors",
+        description=HF,
+        epilog=HF_END,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_places(parser, "DIR", "directory with config.json and weights")
+    _add_format(parser, None)
+    _add_dtype(parser, None, "each tensor's own")
+    parser.set_defaults(run=_hf)
+
+
+def _add_gguf(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = sources.add_parser(
+        "gguf",
+        help="llama.cpp's format: one .gguf file",
+        description=GGUF,
+        epilog=GGUF_END,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_places(parser, "FILE", "the .gguf file")
+    _add_format(parser, None)
+    _add_dtype(parser, "float16", "float16")
+    parser.set_defaults(run=_gguf)
 
 
 def _add_places(parser: argparse.ArgumentParser, metavar: str, text: str) -> None:
@@ -119,17 +192,14 @@ def _add_places(parser: argparse.ArgumentParser, metavar: str, text: str) -> Non
     )
 
 
-def _add_template(parser: argparse.ArgumentParser, default: str | None) -> None:
+def _add_format(parser: argparse.ArgumentParser, template: str | None) -> None:
     parser.add_argument(
         "--template",
-        default=default,
+        default=template,
         metavar="NAME",
         help="chat template: a name in training/templates or a .jinja file (default:"
-        f" {default or 'the one that comes with the model'})",
+        f" {template or 'the one that comes with the model'})",
     )
-
-
-def _add_shard_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-shard-size",
         type=_bytes,
@@ -137,6 +207,21 @@ def _add_shard_size(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="largest weights file, such as 500MB or 4GiB (default: %(default)s)",
     )
+
+
+def _add_dtype(parser: argparse.ArgumentParser, default: str | None, told: str) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=["bfloat16", "float16", "float32"],
+        default=default,
+        help=f"dtype of the output's weights (default: {told})",
+    )
+
+
+def _tokens(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens such as 4096")
+    return int(text)
 
 
 def _bytes(text: str) -> int:

@@ -1,0 +1,96 @@
+"""An older Hugging Face directory (pytorch_model*.bin or safetensors) to a clean one."""
+
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from training.composition import EMBEDDINGS, HEADS
+from training.convert.output import Report, report, write_weights
+from training.convert.tokenizer_files import finish_tokenizer
+from training.errors import TrainingError
+from training.files import write_aside
+from training.model_files import copy_model_files, read_config
+from training.provenance import write_provenance
+from training.rendering import read_template
+from training.rounding import CHUNK_ELEMENTS, copy_chunk
+from training.safetensors_stream import FLOAT_SIZES, TORCH_NAMES, StoredTensor, read_bytes
+from training.shards import plan_shards
+from training.weights import read_model
+
+COMPARED = 1 << 22  # bytes
+
+Tensors = dict[str, StoredTensor]
+
+
+def convert_directory(
+    source: Path,
+    output: Path,
+    template: str | None = None,
+    dtype: str | None = None,
+    max_shard_size: int = 2 * 10**9,
+) -> Report:
+    """Write the model directory `output` from the Hugging Face directory `source`.
+
+    `template` None keeps the checkpoint's own chat template; `dtype` is float16, bfloat16 or
+    float32, None keeps each tensor's own; `max_shard_size` is in bytes.
+
+    Raises:
+        TrainingError: files missing or damaged, a value that is not finite; no output then.
+    """
+    chat = read_template(template) if template else None
+    config = read_config(source)
+    tensors = read_model(source)
+    notes = _drop_tied_head(config, tensors)
+    code = {name: code for code, name in TORCH_NAMES.items()}.get(dtype or "")
+    with write_aside(output) as aside:
+        shards = plan_shards(tensors.values(), aside, max_shard_size, code)
+        sums = write_weights(shards, lambda to: _copied(tensors[to.name], to.dtype))
+        changes = {"dtype": dtype} if dtype else {}
+        notes += copy_model_files(source, [], aside, changes, _rows(tensors))
+        notes += finish_tokenizer(aside, chat, config.get("max_position_embeddings"))
+        details = {"converted_from": "Hugging Face directory", "dtype": dtype or "as in the source"}
+        write_provenance(aside, source, (), sums, details)
+    return report(shards, notes)
+
+
+def _copied(source: StoredTensor, dtype: str) -> Iterator[bytearray]:
+    count = prod(source.shape) if source.dtype in FLOAT_SIZES else source.size
+    for first in range(0, count, CHUNK_ELEMENTS):
+        yield copy_chunk(source, dtype, first, min(CHUNK_ELEMENTS, count - first))
+
+
+def _rows(tensors: Mapping[str, StoredTensor]) -> int | None:
+    rows = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)]
+    return rows[0] if rows else None
+
+
+def _drop_tied_head(config: Mapping[str, Any], tensors: Tensors) -> list[str]:
+    """Leave a head out that loaders take from the embeddings anyway.
+
+    Raises TrainingError when it is another one, which they would ignore or refuse.
+    """
+    if not config.get("tie_word_embeddings"):
+        return []
+    embeddings = [tensor for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)]
+    heads = [tensor for name, tensor in tensors.items() if name.endswith(HEADS)]
+    for head in heads if embeddings else []:
+        if not _equal(head, embeddings[0]):
+            raise TrainingError(
+                f"{head.path}: {head.name} differs from {embeddings[0].name}, but config.json ties"
+                " them: set tie_word_embeddings to false there to keep both, or get the model again"
+            )
+        del tensors[head.name]
+    names = [head.name for head in heads if head.name not in tensors]
+    return [f"{name} was left out: it is tied to the embeddings" for name in names]
+
+
+def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    if (one.path, one.start) == (other.path, other.start):  # they share a storage
+        return True
+    return all(
+        read_bytes(one, start, start + COMPARED) == read_bytes(other, start, start + COMPARED)
+        for start in range(0, one.size, COMPARED)
+    )
