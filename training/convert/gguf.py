@@ -1,5 +1,6 @@
 """llama.cpp's format (.gguf) to a model directory, through transformers' own reader."""
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import file_digest
@@ -7,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from training.convert.gguf_tokenizer import read_tokenizer
 from training.convert.output import Report
 from training.convert.tokenizer_files import finish_tokenizer
 from training.errors import TrainingError
@@ -14,6 +16,9 @@ from training.files import read_json, write_aside, write_json
 from training.provenance import write_provenance
 from training.rendering import read_template
 from training.weights import read_model
+
+# what transformers' and gguf's readers raise for a file that is cut short or of an unknown kind
+UNREADABLE = (ImportError, OSError, ValueError, LookupError, RuntimeError, struct.error)
 
 Loaded = Any  # transformers' model or tokenizer, without importing it for --help
 
@@ -41,7 +46,6 @@ def convert_gguf(
             model, tokenizer = _load(place, dtype)
         _check_finite(model, dtype)
         model.save_pretrained(aside, max_shard_size=max_shard_size)
-        tokenizer.model_max_length = model.config.max_position_embeddings
         tokenizer.save_pretrained(aside)
         notes = finish_tokenizer(aside, chat, None)
         _drop_origin(aside / "config.json")
@@ -74,14 +78,14 @@ def _reading(source: Path) -> Iterator[Path]:
         place.symlink_to(source.absolute())
         try:
             yield place
-        except (ImportError, OSError, ValueError, KeyError, NotImplementedError) as error:
+        except UNREADABLE as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TrainingError(f"{source}: transformers cannot read it: {reason}") from error
 
 
 def _load(place: Path, dtype: str) -> tuple[Loaded, Loaded]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     model = AutoModelForCausalLM.from_pretrained(
         place.parent,
@@ -89,7 +93,7 @@ def _load(place: Path, dtype: str) -> tuple[Loaded, Loaded]:
         quantization_config=GgufConfig(dequantize=True),
         dtype=getattr(torch, dtype),
     )
-    return model, AutoTokenizer.from_pretrained(place.parent, gguf_file=place.name)
+    return model, read_tokenizer(place, model.config.max_position_embeddings)
 
 
 def _check_finite(model: Loaded, dtype: str) -> None:
