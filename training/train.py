@@ -37,7 +37,10 @@ examples:
 Every key of the recipe can be overridden; training/README.md explains them all.
 """
 # What may differ between a run and its continuation: nothing that changes the adapter.
-FREE = {"save_every", "save_keep", "log_every", "gradient_checkpointing", "parallel"}
+FREE = {
+    *("output", "save_every", "save_keep", "log_every", "gradient_checkpointing", "parallel"),
+    "optim.micro_batch",
+}
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> Path:
@@ -96,7 +99,7 @@ def _check_same_run(record: Path, settings: dict[str, Any]) -> None:
     if not record.is_file():
         raise TrainingError(f"{record.parent}: nothing to resume; run once without --resume")
     before = yaml.safe_load(record.read_text(encoding="utf-8"))
-    changed = sorted(_differences(before, settings) - FREE - {"optim.micro_batch"})
+    changed = sorted(_differences(before, settings) - FREE)
     if changed:
         raise TrainingError(
             f"cannot resume {record.parent}: {', '.join(changed)} changed since it started; "

@@ -39,11 +39,16 @@ def base_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path
 @pytest.fixture
 def recipe(tmp_path: Path, base_model: Path) -> Path:
     """LoRA on `base_model` in six updates of four samples; the adapter goes to tmp_path/adapter."""
-    data = tmp_path / "train.json"
+    return write_recipe(tmp_path, base_model)
+
+
+def write_recipe(folder: Path, base_model: Path) -> Path:
+    """Write `folder`/recipe.yaml and its data; the adapter goes to `folder`/adapter."""
+    data = folder / "train.json"
     data.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS), "utf-8")
     settings = {
         "model": str(base_model),
-        "output": str(tmp_path / "adapter"),
+        "output": str(folder / "adapter"),
         "template": "llama",
         "save_every": 2,
         "save_keep": 2,
@@ -52,6 +57,6 @@ def recipe(tmp_path: Path, base_model: Path) -> Path:
         "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
         "optim": {"lr": 1e-2, "steps": 6, "batch_size": 4},
     }
-    path = tmp_path / "recipe.yaml"
+    path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(settings), "utf-8")
     return path

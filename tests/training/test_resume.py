@@ -45,20 +45,20 @@ def _train(recipe: Path, overrides: list[str], resume: bool, kill: str) -> None:
         module, name = {
             "after": (loop, "_update"),
             "writing": (checkpoints, "write_adapter"),
-            "removing": (checkpoints.shutil, "rmtree"),
+            "removing": (shutil, "rmtree"),
         }[moment]
-        _kill_at(module, name, int(number))
+        _kill_at(module, name, int(number), before=moment == "removing")
     train(load_config(recipe, overrides), resume=resume)
 
 
-def _kill_at(module: Any, name: str, call: int) -> None:
-    """SIGKILL this process when `name` has been called so many times, after its work is done."""
+def _kill_at(module: Any, name: str, call: int, *, before: bool) -> None:
+    """SIGKILL this process at the `call`th call of `name`, before or after its work is done."""
     original, calls = getattr(module, name), 0
 
     def patched(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        result = original(*arguments, **options)
+        result = None if before and calls == call else original(*arguments, **options)
         if calls == call:
             os.kill(os.getpid(), signal.SIGKILL)
         return result

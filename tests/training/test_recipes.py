@@ -1,0 +1,40 @@
+"""Every shipped recipe runs: a few updates with its own settings, on a tiny model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.paths import ROOT
+from training.config import load_config
+from training.train import train
+
+RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
+# no more than what makes it short and lets it run without a GPU or the real data
+SHORT = {
+    **{"optim.steps": "3", "optim.epochs": "null", "precision": "fp32"},
+    **{"eval_every": "2", "save_every": "2", "log_every": "1"},
+}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_trains_a_few_updates(
+    path: Path, recipe: Path, base_model: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "train.json"
+    changes = {
+        **SHORT,
+        **{"model": base_model, "output": tmp_path / "adapter"},
+        **{"data.train": data, "data.eval": data, "template": "llama"},
+    }
+    if load_config(path, []).adalora:
+        changes |= {"adalora.tinit": "1", "adalora.tfinal": "1", "adalora.delta_t": "1"}
+    train(load_config(path, [f"{key}={value}" for key, value in changes.items()]))
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    lines = (tmp_path / "adapter.run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["update"] for line in lines if '"loss"' in line] == [1, 2, 3]
+    assert [json.loads(line)["update"] for line in lines if "eval_loss" in line] == [2, 3]
+
+
+def test_the_recipes_of_the_original_are_there() -> None:
+    assert {"llama_lora", "llama_prefix", "llama_adalora"} <= {path.stem for path in RECIPES}
