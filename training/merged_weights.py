@@ -11,7 +11,7 @@ from training.composition import Part
 from training.errors import TrainingError
 from training.lora import total_change
 from training.pipeline import in_order
-from training.rounding import CHUNK_ELEMENTS, Tally, copy_chunk, merge_chunk
+from training.rounding import CHUNK_ELEMENTS, Tally, Workspace, copy_chunk, merge_chunk
 from training.safetensors_stream import FLOAT_SIZES, StoredTensor
 from training.shards import Shard, write_index, write_shard
 
@@ -46,13 +46,15 @@ def write_weights(shards: Sequence[Shard], parts: Mapping[str, Part]) -> Written
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the threads here share the cores already
+    widest = max((part.source.shape[1] for part in parts.values() if part.pairs), default=0)
+    space = Workspace(max(CHUNK_ELEMENTS, widest))
     written = Written()
     written.changed |= {name for name, part in parts.items() if part.replaced}
     size = sum(tensor.size for shard in shards for tensor in shard)
     try:
         with tqdm(total=size, unit="B", unit_scale=True, desc="merge", disable=None) as bar:
             for shard in shards:
-                chunks = _take(in_order(_jobs(shard, parts), THREADS), written, bar.update)
+                chunks = _take(in_order(_jobs(shard, parts, space), THREADS), written, bar.update)
                 written.sums[shard[0].path.name] = write_shard(shard, chunks)
     finally:
         torch.set_num_threads(threads)
@@ -77,10 +79,12 @@ def _take(
         progress(len(chunk.data))
 
 
-def _jobs(shard: Shard, parts: Mapping[str, Part]) -> Iterator[Callable[[], Chunk]]:
+def _jobs(
+    shard: Shard, parts: Mapping[str, Part], space: Workspace
+) -> Iterator[Callable[[], Chunk]]:
     for target in shard:
         part = parts[target.name]
-        yield from _merging(target, part) if part.pairs else _copying(target, part.source)
+        yield from _merging(target, part, space) if part.pairs else _copying(target, part.source)
 
 
 def _copying(target: StoredTensor, source: StoredTensor) -> Iterator[Callable[[], Chunk]]:
@@ -93,13 +97,13 @@ def _copying(target: StoredTensor, source: StoredTensor) -> Iterator[Callable[[]
     return (partial(copied, first) for first in range(0, count, CHUNK_ELEMENTS))
 
 
-def _merging(target: StoredTensor, part: Part) -> Iterator[Callable[[], Chunk]]:
+def _merging(target: StoredTensor, part: Part, space: Workspace) -> Iterator[Callable[[], Chunk]]:
     change = total_change(part.pairs)
     rows, columns = part.source.shape
     step = max(1, CHUNK_ELEMENTS // columns)
 
     def merged(first: int) -> Chunk:
-        count = min(step, rows - first)
-        return Chunk(target.name, *merge_chunk(part.source, target.dtype, change, first, count))
+        some = range(first, min(first + step, rows))
+        return Chunk(target.name, *merge_chunk(part.source, target.dtype, change, some, space))
 
     return (partial(merged, first) for first in range(0, rows, step))

@@ -1,0 +1,144 @@
+"""Time and peak memory of merging, against cp -r and against peft's way, side by side.
+
+Run: python -m tests.bench.merging   (needs 13 GB in build/bench and 5 minutes; removed at the end)
+
+A 1.26B fp16 LLaMA is merged with a rank 8 adapter on its seven projections by training.merge and
+by load + merge_and_unload + save_pretrained, each in a process of its own, in turns with cp -r;
+the best of each counts. Then training.merge alone at 0.3B and 2.5B. Exits 1 over a limit.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.merging_inputs import LAYERS, write
+
+ROOT = Path("build/bench/merging")
+ROUNDS = 3
+PEFT_ROUNDS = 2
+TIMES_COPY, SHARE_OF_PEFT_TIME, SHARE_OF_PEFT_MEMORY, GROWTH = 3.0, 0.20, 0.15, 0.10
+
+
+@dataclass(frozen=True)
+class Run:
+    """Wall seconds, CPU seconds, peak resident MiB of one process."""
+
+    seconds: float
+    busy: float
+    peak: float
+
+    def __str__(self) -> str:
+        return f"{self.seconds:5.1f} s {self.busy:5.1f} s of CPU {self.peak:6.0f} MiB"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One claim about the measurements: `value` must not exceed `most`."""
+
+    claim: str
+    value: float
+    most: float
+
+    def __str__(self) -> str:
+        verdict = "ok" if self.value <= self.most else "OVER"
+        return f"{verdict:4} {self.claim}: {self.value:.3f} (limit {self.most})"
+
+
+def main() -> int:
+    """Measure everything; return 1 when a limit is broken."""
+    limits = _against_others()
+    small, large = (_ours_alone(size) for size in ("0.3B", "2.5B"))
+    limits.append(Limit("peak growth from 0.3B to 2.5B", large.peak / small.peak - 1, GROWTH))
+    print(*limits, sep="\n")
+    return int(any(limit.value > limit.most for limit in limits))
+
+
+def _against_others() -> list[Limit]:
+    with _inputs("1.26B") as root:
+        copies, ours, theirs = [], [], []
+        for number in range(ROUNDS):
+            copies.append(_measure("cp -r", root / "copy", "cp", "-r", str(root / "base")))
+            ours.append(_ours(root))
+            if number < PEFT_ROUNDS:
+                theirs.append(_peft(root))
+    copy, our, their = (min(runs, key=lambda run: run.seconds) for runs in (copies, ours, theirs))
+    peak = max(run.peak for run in ours)
+    return [
+        Limit("time / cp -r", our.seconds / copy.seconds, TIMES_COPY),
+        Limit("time / peft", our.seconds / their.seconds, SHARE_OF_PEFT_TIME),
+        Limit("peak / peft", peak / min(run.peak for run in theirs), SHARE_OF_PEFT_MEMORY),
+    ]
+
+
+def _ours_alone(size: str) -> Run:
+    with _inputs(size) as root:
+        return _ours(root)
+
+
+@contextmanager
+def _inputs(size: str) -> Iterator[Path]:
+    root = ROOT / size
+    shutil.rmtree(root, ignore_errors=True)
+    print(f"{size}, fp16", flush=True)
+    try:
+        # a process of its own: a child's peak counts what its parent held when it was started
+        subprocess.run([sys.executable, "-m", __spec__.name, "--write", root, size], check=True)
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _ours(root: Path) -> Run:
+    arguments = ("-m", "training.merge", "--base", str(root / "base"))
+    adapter = ("--adapter", str(root / "adapter"), "--output")
+    return _measure("training.merge", root / "ours", sys.executable, *arguments, *adapter)
+
+
+def _peft(root: Path) -> Run:
+    arguments = (sys.executable, "-m", __spec__.name, "--peft", str(root))
+    return _measure("peft", root / "theirs", *arguments)
+
+
+def _measure(name: str, output: Path, *command: str) -> Run:
+    """Run `command` with `output` as its last argument, which is removed afterwards."""
+    started = time.monotonic()
+    process = subprocess.Popen([*command, str(output)], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command} ended with {process.returncode}")
+    busy = usage.ru_utime + usage.ru_stime
+    run = Run(time.monotonic() - started, busy, usage.ru_maxrss / 1024)
+    print(f"  {name:15} {run}", flush=True)
+    shutil.rmtree(output)
+    return run
+
+
+def merge_with_peft(root: Path, output: Path) -> None:
+    """Merge the usual way: the whole model in memory, in its own dtype."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(root / "base", dtype="auto")
+    merged = PeftModel.from_pretrained(model, root / "adapter").merge_and_unload()
+    merged.save_pretrained(output)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--peft", nargs=2, type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.write:
+        write(Path(args.write[0]), LAYERS[args.write[1]])
+    elif args.peft:
+        merge_with_peft(*args.peft)
+    else:
+        sys.exit(main())
