@@ -91,6 +91,11 @@ class ServerProcess:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def generated_ids(self, prompts: list[str], **parameters: Any) -> list[list[int]]:
+        """The token ids of every prompt's answer."""
+        results = self.generate(prompts, logprobs=0, **parameters)["results"]
+        return [[position["token_id"] for position in one["logprobs"]] for one in results]
+
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
         lines = httpx.get(self.url + "/metrics", timeout=30).text.splitlines()

@@ -90,11 +90,14 @@ def _encode_answer(tokenizer: Tokenizer, row: Row) -> list[int]:
             f"{row.where}: the chat template does not continue its own prompt with the answer; "
             "use a template whose conversation starts with its generation prompt"
         )
-    prompt_ids, whole_ids = _encode(tokenizer, prompt), _encode(tokenizer, whole)
-    if whole_ids[: len(prompt_ids)] == prompt_ids:
-        return whole_ids[len(prompt_ids) :]
-    # A token would span the border. Serving knows the prompt alone, so the border must hold.
-    return _encode(tokenizer, whole[len(prompt) :])
+    prompt_ids, answer = _encode(tokenizer, prompt), _encode(tokenizer, whole)
+    if answer[: len(prompt_ids)] == prompt_ids:
+        answer = answer[len(prompt_ids) :]
+    else:  # A token would span the border. Serving knows the prompt alone, so it must hold.
+        answer = _encode(tokenizer, whole[len(prompt) :])
+    # Some templates (GLM-4's) let the next question end an answer: training needs an end to learn.
+    ends = tokenizer.eos_token_id is None or tokenizer.eos_token_id in answer[-2:]
+    return answer if ends else [*answer, tokenizer.eos_token_id]
 
 
 def _render(
