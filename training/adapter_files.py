@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import TrainingError
+from training.hub import public_name
 from training.lora import Pair
 from training.lora_settings import HONOURED, rank, read_settings, scale
 from training.safetensors_stream import StoredTensor
@@ -40,7 +41,7 @@ class Adapter:
         with self.weights.open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()
         return {
-            "name": self.path.resolve().name,
+            "name": public_name(self.path),
             "sha256": digest,
             "pairs": len(self.pairs),
             "whole": sorted(self.whole),

@@ -9,8 +9,9 @@ import re
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from training.adapter_files import Adapter, read_adapter
 from training.composition import compose
 from training.errors import TrainingError
 from training.files import write_aside
+from training.hub import local_directory
 from training.merged_weights import Written, write_weights
 from training.model_files import copy_model_files, read_config
 from training.provenance import write_provenance
 from training.rounding import Tally
 from training.safetensors_stream import TORCH_NAMES
 from training.shards import Shard, check_shards, plan_shards
+from training.verify import PROMPTS, UnfaithfulMergeError, Verdict, verify
 from training.weights import read_model
 
 EXAMPLE = """\
@@ -50,17 +53,20 @@ class Report:
     files: int
     tally: Tally
     notes: list[str]
+    verdict: Verdict | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 after printing what is wrong."""
+    """Run the command line; return 0, or after printing what is wrong 2, or 1 if --verify fails."""
     args = _parse(argv)
+    prompts = args.verify_prompt or (PROMPTS if args.verify else ())
     started = time.monotonic()
     try:
-        report = merge(args.base, args.adapter, args.output, args.max_shard_size, args.dtype)
+        base, *adapters = (local_directory(name) for name in (args.base, *args.adapter))
+        report = merge(base, adapters, args.output, args.max_shard_size, args.dtype, prompts)
     except (TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, UnfaithfulMergeError) else 2
     _print(report, args.output, time.monotonic() - started)
     return 0
 
@@ -71,11 +77,12 @@ def merge(
     output: Path,
     max_shard_size: int = 2 * 10**9,
     dtype: str | None = None,
+    prompts: Sequence[str] = (),
 ) -> Report:
     """Merge `adapters` into `base` and write the model directory `output`.
 
     `max_shard_size` is in bytes; `dtype` is float16, bfloat16 or float32, None keeps each
-    tensor's own.
+    tensor's own. With `prompts` the merged model is verified on them before it appears.
 
     Raises:
         TrainingError: bad input, a result that is not finite, or a failed check; no output then.
@@ -91,6 +98,9 @@ def merge(
         written = write_weights(shards, model.parts)
         check_shards(shards, written.sums)
         report = _report(shards, written, notes)
+        if prompts:
+            verdict = verify(base, loras, aside, _main_dtype(shards), prompts)
+            report = replace(report, verdict=verdict)
         write_provenance(aside, base, loras, written.sums, _details(report, dtype))
     return report
 
@@ -113,7 +123,15 @@ def _report(shards: Sequence[Shard], written: Written, notes: list[str]) -> Repo
     return Report(len(tensors), changed, size, len(shards), written.tally, notes)
 
 
+def _main_dtype(shards: Sequence[Shard]) -> str:
+    sizes: Counter[str] = Counter()
+    for tensor in (tensor for shard in shards for tensor in shard):
+        sizes[tensor.dtype] += tensor.size
+    return sizes.most_common(1)[0][0]
+
+
 def _details(report: Report, dtype: str | None) -> dict[str, object]:
+    verdict = report.verdict and {"verify": report.verdict.as_dict()}
     return {
         "dtype": dtype or "as in the base",
         "check": {
@@ -121,6 +139,7 @@ def _details(report: Report, dtype: str | None) -> dict[str, object]:
             "changed": report.changed,
             "max_abs_delta": report.tally.max_delta,
             "lost_to_rounding": report.tally.lost_share,
+            **(verdict or {}),
         },
     }
 
@@ -132,6 +151,8 @@ def _print(report: Report, output: Path, seconds: float) -> None:
         f" {report.size / 1e9:.2f} GB in {report.files} file(s), {seconds:.1f} s\n"
         f"largest change {tally.max_delta:.3g}; rounding lost {tally.lost_share:.1%} of the change"
     )
+    if report.verdict:
+        print(report.verdict)
     for note in report.notes:
         print(f"note: {note}")
     if tally.lost_share > LOST_SHARE_WARNING:
@@ -149,10 +170,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = partial(parser.add_argument, metavar="DIR", type=Path, required=True)
-    add("--base", help="model directory: config.json, *.safetensors")
-    add("--adapter", action="append", help="adapter directory saved by peft; repeatable")
-    add("--output", help="model directory to create; must not exist")
+    add = partial(parser.add_argument, metavar="DIR", required=True)
+    add("--base", help="model directory, its weights as safetensors or .bin; or a name on the hub")
+    add("--adapter", action="append", help="adapter directory saved by peft, or a name; repeatable")
+    add("--output", type=Path, help="model directory to create; must not exist")
     parser.add_argument(
         "--max-shard-size",
         type=_bytes,
@@ -164,6 +185,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--dtype",
         choices=sorted(TORCH_NAMES.values()),
         help="dtype of the output's weights (default: each tensor's own)",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare the logits with those of base and adapters before the output appears; loads"
+        " both models whole in fp32, one after the other: memory for one, 4 bytes a parameter"
+        " (more while it is moved), and minutes of computing for a large one",
+    )
+    parser.add_argument(
+        "--verify-prompt",
+        action="append",
+        metavar="TEXT",
+        help="verify on this text instead of the built-in ones; repeatable",
     )
     return parser.parse_args(argv)
 

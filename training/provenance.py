@@ -9,6 +9,7 @@ from typing import Any
 
 from training.adapter_files import Adapter
 from training.files import write_json
+from training.hub import public_name
 
 NAME = "provenance.json"
 
@@ -27,7 +28,7 @@ def write_provenance(
     """
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
     provenance = {
-        "base": {"name": base.resolve().name},
+        "base": {"name": public_name(base)},
         "adapters": [adapter.provenance() for adapter in adapters],
         **details,
         "versions": _versions(),

@@ -37,7 +37,7 @@ def _write_base(directory: Path, layers: int) -> None:
     from safetensors.torch import save_file
 
     layer = _layer()
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for first in range(0, layers, LAYERS_A_SHARD):
         name = f"model-{first:05d}.safetensors"
         shard = {
