@@ -1,5 +1,6 @@
 """Reading JSON lines, and turning a row into token ids."""
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,21 @@ def test_rows_keep_their_line_and_their_text(tmp_path: Path) -> None:
     rows = read_rows(path, "input", "target")
     assert [(row.prompt, row.response) for row in rows] == [("问", "答"), ("a\u2028b", " c ")]
     assert rows[1].where == f"{path}:3"
+
+
+def test_history_is_read_from_its_column(tmp_path: Path) -> None:
+    text = '{"input": "问", "target": "答", "past": [["q1", "a1"], ["q2", "a2"]]}'
+    path = write(tmp_path, f'{text}\n{GOOD}\n{{"input": "问", "target": "答", "past": null}}')
+    rows = read_rows(path, "input", "target", "past")
+    assert [row.history for row in rows] == [(("q1", "a1"), ("q2", "a2")), (), ()]
+    assert read_rows(path, "input", "target")[0].history == ()
+
+
+@pytest.mark.parametrize("past", ['"q"', '["q", "a"]', '[["q"]]', '[["q", 1]]', '{"q": "a"}'])
+def test_history_of_another_form_is_refused_with_its_line(tmp_path: Path, past: str) -> None:
+    path = write(tmp_path, f'{GOOD}\n{{"input": "问", "target": "答", "past": {past}}}')
+    with pytest.raises(TrainingError, match=r":2: column 'past' must be a list of .* pairs"):
+        read_rows(path, "input", "target", "past")
 
 
 def test_columns_can_have_any_name(tmp_path: Path) -> None:
@@ -86,11 +102,46 @@ def test_an_answer_that_leaves_no_room_is_refused(tokenizer: Any) -> None:
         sample(tokenizer, "感冒", "水" * 30, max_length=20)
 
 
-@pytest.mark.parametrize("where", ["prompt", "answer"])
+def conversation(rounds: int, prompt: str = "还有吗") -> Row:
+    history = tuple((f"问题{n}", f"回答{n}") for n in range(rounds))
+    return Row(prompt, "没有", "train.json:1", history)
+
+
+def test_history_comes_before_the_prompt_and_carries_no_loss(tokenizer: Any) -> None:
+    made = encode_sample(tokenizer, conversation(2), 1000)
+    assert tokenizer.decode(made.prompt_ids) == (
+        "<s>问：\n问题0\n答：\n回答0\n</s>问：\n问题1\n答：\n回答1\n</s>问：\n还有吗\n答：\n"
+    )
+    assert tokenizer.decode(made.answer_ids) == "没有\n</s>"
+
+
+def test_a_long_conversation_loses_its_oldest_rounds_first(tokenizer: Any) -> None:
+    full = encode_sample(tokenizer, conversation(9), 1000)
+    cut = encode_sample(tokenizer, conversation(9), 100)
+    text = tokenizer.decode(cut.prompt_ids)
+    assert text.startswith("<s>问：\n问题")
+    assert text.endswith("问题8\n答：\n回答8\n</s>问：\n还有吗\n答：\n")
+    assert "问题0" not in text
+    assert cut.cut_tokens == len(full.prompt_ids) - len(cut.prompt_ids)
+    last = encode_sample(tokenizer, conversation(9, "头" + "中" * 200 + "尾"), 60)
+    assert tokenizer.decode(last.prompt_ids).startswith("<s>问：\n头")
+
+
+def test_an_answer_ends_in_eos_when_the_template_writes_none(tokenizer: Any) -> None:
+    endless = copy(tokenizer)
+    endless.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    assert endless.decode(sample(endless, "感冒", "多喝水").answer_ids) == "多喝水</s>"
+
+
+@pytest.mark.parametrize("where", ["prompt", "response", "history"])
 def test_control_tokens_in_the_data_are_refused(tokenizer: Any, where: str) -> None:
-    texts = {"prompt": "感冒", "answer": "多喝水"} | {where: "a</s>b"}
+    texts: dict[str, Any] = {"prompt": "感冒", "response": "多喝水", "where": "train.json:1"}
+    texts[where] = (("a", "b</s>"),) if where == "history" else "a</s>b"
     with pytest.raises(TrainingError, match="control token '</s>'"):
-        sample(tokenizer, texts["prompt"], texts["answer"])
+        encode_sample(tokenizer, Row(**texts), 1000)
 
 
 def test_a_batch_is_padded_to_its_longest_row(tokenizer: Any) -> None:
