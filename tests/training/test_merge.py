@@ -216,7 +216,9 @@ def test_command_prints_a_summary_and_warns_of_lost_change(
     assert main([*paths, "--dtype", "bfloat16", "--max-shard-size", "1MiB"]) == 0
     printed = capsys.readouterr()
     assert "14 of 21 tensors changed" in printed.out
-    assert "warning: rounding lost more than 10%" in printed.err
+    assert "rounding to bfloat16 lost" in printed.out
+    assert "warning: bfloat16 is too coarse for this adapter" in printed.err
+    assert "--dtype float16" in printed.err
 
 
 @pytest.mark.parametrize("size", ["0", "2TB", "-1GB", "GB", "2 GB"])
