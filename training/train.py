@@ -18,6 +18,7 @@ from training.config import TrainConfig, load_config
 from training.data import Row, read_rows
 from training.errors import TrainingError
 from training.files import write_aside
+from training.hub import local_directory
 from training.processes import is_first, join, node_first
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     something in it shows afterwards.
     """
     record = run_directory(config) / "training.yaml"
-    _refuse_conflicts(config, record, resume)
+    settings = _settings(config)
+    config = config.model_copy(update={"model": local_directory(str(config.model))})
+    _refuse_conflicts(config, record, settings if resume else None)
     splits = {"train": config.data.train} | ({"eval": config.data.eval} if config.data.eval else {})
     rows = {split: _rows(config, path) for split, path in splits.items() if path}
     tokenizer, datasets = _encode(config, rows)
@@ -65,7 +68,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         processes.wait()
         run, progress = build_run(config, datasets, pad, processes, record.parent)
         if processes.first:
-            _write_record(config, record)
+            record.write_text(
+                yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8"
+            )
         fit(run, progress)
         run.logbook.close()
         _finish(run, progress, tokenizer, record)
@@ -77,14 +82,17 @@ def run_directory(config: TrainConfig) -> Path:
     return config.output.with_name(config.output.name + ".run")
 
 
-def _refuse_conflicts(config: TrainConfig, record: Path, resume: bool) -> None:
-    """Two runs are never mixed, and a finished adapter is never written over."""
+def _refuse_conflicts(config: TrainConfig, record: Path, resumed: dict[str, Any] | None) -> None:
+    """Two runs are never mixed, and a finished adapter is never written over.
+
+    `resumed` holds the settings of a run that is to go on.
+    """
     if config.output.exists():
         raise TrainingError(f"{config.output} exists already: choose another output or remove it")
     if not (config.model / "config.json").is_file():
         raise TrainingError(f"{config.model}: no config.json in it; model= names a model directory")
-    if resume:
-        _check_same_run(record, _settings(config))
+    if resumed is not None:
+        _check_same_run(record, resumed)
     elif record.exists():
         raise TrainingError(
             f"{record.parent} holds an earlier run: add --resume to go on, or remove it"
@@ -126,11 +134,6 @@ def _tell_start(folder: Path, resume: bool) -> None:
     checkpoint = newest(folder)
     if resume:
         print(f"resuming from {checkpoint}" if checkpoint else "no checkpoint yet: starting anew")
-
-
-def _write_record(config: TrainConfig, record: Path) -> None:
-    settings = yaml.safe_dump(_settings(config), sort_keys=False, allow_unicode=True)
-    record.write_text(settings, encoding="utf-8")
 
 
 def _finish(run: "Run", progress: "Progress", tokenizer: Any, record: Path) -> None:
