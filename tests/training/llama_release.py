@@ -111,4 +111,5 @@ def _turned(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
 
 def _feed_forward(x: torch.Tensor, layer: Weights) -> torch.Tensor:
     gate, up, down = (layer[f"feed_forward.w{number}"] for number in (1, 3, 2))
-    return (silu(x @ gate.T) * (x @ up.T)) @ down.T
+    opened: torch.Tensor = silu(x @ gate.T) * (x @ up.T)
+    return opened @ down.T

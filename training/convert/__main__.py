@@ -54,7 +54,7 @@ tensors only, and a head that config.json ties to the embeddings is left out.
 """
 HF_END = """\
 examples:
-  python -m training.convert hf --input chinese-llama-7b --output models/chinese-llama-7b \
+  python -m training.convert hf --input chinese-llama-7b --output models/chinese-llama-7b \\
       --template llama
   python -m training.convert hf --input model-fp32 --output models/model-fp16 --dtype float16
 """
