@@ -14,7 +14,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 COMPOSE := docker compose $(if $(filter cpu,$(VARIANT)),-f docker-compose.yml -f docker/compose.cpu.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve predict train merge demo demo-score smollm2 up test check bench clean
+.PHONY: help serve predict train merge demo demo-score smollm2 up test check bench-training clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,8 +52,9 @@ check: $(DEV)  ## lint, types, import rules, size limits
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/contract/test_size_limits.py
 
-bench: $(READY)  ## measure merging against cp -r (peak memory, time)
-	$(BIN)/python -m tests.bench.merge_memory
+bench-training: $(READY)  ## measure training speed and merging (time, memory) against the usual ways
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.training_speed
+	$(BIN)/python -m tests.bench.merging
 
 clean:  ## remove what was built, the virtual environment included
 	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
