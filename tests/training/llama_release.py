@@ -101,7 +101,8 @@ def _attention(x: torch.Tensor, layer: Weights, turns: torch.Tensor) -> torch.Te
     k, v = (each.repeat_interleave(len(q) // len(each), dim=0) for each in (k, v))
     future = torch.full((length, length), float("-inf")).triu(1)
     scores = (q @ k.transpose(1, 2) / head**0.5 + future).softmax(-1)
-    return (scores @ v).transpose(0, 1).reshape(length, -1) @ layer["attention.wo"].T
+    mixed: torch.Tensor = (scores @ v).transpose(0, 1).reshape(length, -1)
+    return mixed @ layer["attention.wo"].T
 
 
 def _turned(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
@@ -111,5 +112,4 @@ def _turned(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
 
 def _feed_forward(x: torch.Tensor, layer: Weights) -> torch.Tensor:
     gate, up, down = (layer[f"feed_forward.w{number}"] for number in (1, 3, 2))
-    opened: torch.Tensor = silu(x @ gate.T) * (x @ up.T)
-    return opened @ down.T
+    return (silu(x @ gate.T) * (x @ up.T)) @ down.T
