@@ -144,6 +144,12 @@ def test_tokenizer_json_is_made_from_tokenizer_model_and_added_tokens(
     assert not names & {"tokenizer.model", "added_tokens.json", "special_tokens_map.json"}
 
 
+def test_of_several_templates_the_default_one_is_kept(spm: Path, tmp_path: Path) -> None:
+    several = [{"name": "tools", "template": "no"}, {"name": "default", "template": "yes"}]
+    convert_directory(old_checkpoint(tmp_path, spm, {"chat_template": several}), tmp_path / "out")
+    assert (tmp_path / "out/chat_template.jinja").read_text() == "yes"
+
+
 def test_an_added_token_without_its_place_is_refused(spm: Path, tmp_path: Path) -> None:
     old = old_checkpoint(tmp_path, spm, {})
     (old / "added_tokens.json").write_text('{"[PAD]": 4139}')

@@ -54,15 +54,21 @@ def _make_json(directory: Path, context: int | None) -> None:
                 f" add: correct it in {CONFIG} (or special_tokens_map.json) of the input"
             )
         setattr(tokenizer, role, token)
-    template = config.get("chat_template")
-    if isinstance(template, str):
-        tokenizer.chat_template = template
+    tokenizer.chat_template = _own_template(config)
     for name in (*OLD, CONFIG):
         (directory / name).unlink(missing_ok=True)
     kept = directory / TEMPLATE  # goes before what stands in tokenizer_config.json
     if kept.exists():
         tokenizer.chat_template = kept.read_text(encoding="utf-8")
     tokenizer.save_pretrained(directory)
+
+
+def _own_template(config: dict[str, Any]) -> str | None:
+    """The template in tokenizer_config.json, of several the one named default."""
+    given: str | list[dict[str, str]] | None = config.get("chat_template")
+    if isinstance(given, list):
+        return {entry["name"]: entry["template"] for entry in given}.get("default")
+    return given
 
 
 def _add_tokens(tokenizer: Any, directory: Path, config: dict[str, Any]) -> None:
