@@ -66,7 +66,10 @@ def _copy_tokenizer(source: Path, output: Path) -> list[str]:
         elif (source / name).exists():
             copyfile(source / name, output / name)
     if not (output / "tokenizer.json").exists():
-        notes.append(f"{source} has no tokenizer.json: serving needs one beside the weights")
+        notes.append(
+            f"{source} has no tokenizer.json, and serving needs one beside the weights: python -m"
+            " training.convert hf makes it from tokenizer.model"
+        )
     return notes
 
 
