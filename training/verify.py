@@ -144,9 +144,13 @@ def _token_ids(directory: Path, prompts: Sequence[str]) -> "list[torch.Tensor]":
 
     if any((directory / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         tokenizer = AutoTokenizer.from_pretrained(directory)
-        return [tokenizer(text, return_tensors="pt").input_ids for text in prompts]
-    size = AutoConfig.from_pretrained(directory).vocab_size
-    return [torch.tensor([[byte % size for byte in text.encode()]]) for text in prompts]
+        ids = [tokenizer(text, return_tensors="pt").input_ids for text in prompts]
+    else:
+        size = AutoConfig.from_pretrained(directory).vocab_size
+        ids = [torch.tensor([[byte % size for byte in text.encode()]]) for text in prompts]
+    if not all(row.numel() for row in ids):
+        raise TrainingError("an empty text verifies nothing: give --verify-prompt some words")
+    return ids
 
 
 def _logits(model: Any, prompts: "Sequence[torch.Tensor]") -> "torch.Tensor":

@@ -60,6 +60,11 @@ def test_the_command_prints_the_verdict(
     assert "verified at 4 positions" in capsys.readouterr().out
 
 
+def test_an_empty_prompt_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="an empty text verifies nothing"):
+        merge(base, [adapter], tmp_path / "out", prompts=[""])
+
+
 def test_the_command_ends_with_1_when_verifying_fails(
     base: Path,
     adapter: Path,
