@@ -17,7 +17,7 @@ COMPOSE := docker compose $(if $(filter cpu,$(VARIANT)),-f docker-compose.yml -f
 .PHONY: help serve predict train merge demo demo-score smollm2 up test check bench-training clean
 
 help:  ## show this list
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Settings: MODEL=$(MODEL) PORT=$(PORT) VARIANT=$(VARIANT) (gpu or cpu)"
 
 serve: $(READY) $(if $(filter build/demo/model,$(MODEL)),demo)  ## serve MODEL (default: the demo) at PORT; other settings are SERVICE_* variables

@@ -5,11 +5,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.paths import ROOT
+from tests.reference import adapted, greedy_ids
 from tests.server import ServerProcess, serving
 
 SMOLLM2 = ROOT / "build" / "smollm2" / "model"
@@ -79,9 +79,9 @@ def test_greedy_answers_equal_transformers_with_the_unmerged_adapter(
     real_server: ServerProcess, folder: Path
 ) -> None:
     served = real_server.generate(PROMPTS, max_tokens=TOKENS, logprobs=0)["results"]
-    model, tokenizer = _adapter_model(folder)
+    model, tokenizer = adapted(SMOLLM2, folder / "adapter")
     for prompt, one in zip(PROMPTS, served, strict=True):
-        expected = _transformers_ids(prompt, model, tokenizer)
+        expected = greedy_ids(model, tokenizer, prompt, TOKENS, ignore_eos=False)
         assert [position["token_id"] for position in one["logprobs"]] == expected, prompt
         assert one["generated_text"] == tokenizer.decode(expected, skip_special_tokens=True)
 
@@ -92,33 +92,3 @@ def test_the_model_still_knows_what_it_knew(real_server: ServerProcess) -> None:
     # without the chat template it goes on with the text
     continued = real_server.generate("The capital of France is", max_tokens=4, raw=True)
     assert continued["generated_text"].startswith(" Paris")
-
-
-def _adapter_model(folder: Path) -> tuple[Any, Any]:
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    from training.rendering import load_tokenizer
-
-    torch.set_num_threads(1)  # the server's engine wants the other core
-    base = AutoModelForCausalLM.from_pretrained(SMOLLM2, dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, folder / "adapter").eval()
-    return model, load_tokenizer(folder / "adapter", None)
-
-
-def _transformers_ids(prompt: str, model: Any, tokenizer: Any) -> list[int]:
-    import torch
-
-    from training.rendering import encode_prompt
-
-    ids = encode_prompt(tokenizer, prompt)
-    with torch.no_grad():
-        out = model.generate(
-            input_ids=torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-            max_new_tokens=TOKENS,
-            do_sample=False,
-        )
-    generated: list[int] = out[0, len(ids) :].tolist()
-    return generated
