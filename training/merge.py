@@ -201,7 +201,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--verify",
         action="store_true",
         help="compare the logits with those of base and adapters before the output appears; loads"
-        " both models whole in fp32, one after the other: 4 bytes of memory a parameter, and minutes"
+        " both models whole in fp32, one after the other: 4 bytes of memory a parameter, minutes"
         " of computing for a large one",
     )
     parser.add_argument(
