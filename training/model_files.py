@@ -7,6 +7,7 @@ from typing import Any
 
 from training.errors import TrainingError
 from training.files import read_json, write_json
+from training.tokenizer_files import finish_tokenizer
 
 # Data only: Python files beside a checkpoint are never copied.
 TOKENIZER_FILES = (
@@ -38,7 +39,8 @@ def copy_model_files(
     number of embedding rows, None when unknown.
 
     Raises:
-        TrainingError: the tokenizer needs more rows than there are.
+        TrainingError: the tokenizer needs more rows than there are, or tokenizer.json cannot be
+            made from its tokenizer.model.
     """
     config = read_config(base)
     changes = dict(changes)
@@ -55,22 +57,20 @@ def copy_model_files(
             f"the tokenizer in {source} needs {needed} embedding rows, the merged model has"
             f" {rows}: add the adapter that holds the grown embeddings, or use its tokenizer"
         )
-    return [*notes, *_copy_tokenizer(source, output)]
+    context = config.get("max_position_embeddings")
+    return [*notes, *_copy_tokenizer(source, output, context)]
 
 
-def _copy_tokenizer(source: Path, output: Path) -> list[str]:
+def _copy_tokenizer(source: Path, output: Path, context: int | None) -> list[str]:
     notes = []
     for name in TOKENIZER_FILES:
         if name == "tokenizer_config.json" and (source / name).exists():
             notes += _write_data(read_json(source / name), output / name)
         elif (source / name).exists():
             copyfile(source / name, output / name)
-    if not (output / "tokenizer.json").exists():
-        notes.append(
-            f"{source} has no tokenizer.json, and serving needs one beside the weights: python -m"
-            " training.convert hf makes it from tokenizer.model"
-        )
-    return notes
+    if not any((output / name).exists() for name in VOCABULARIES):
+        return [*notes, f"{source} has no tokenizer: serving needs tokenizer.json in the model"]
+    return [*notes, *finish_tokenizer(output, None, context)]
 
 
 def _write_data(config: dict[str, Any], target: Path) -> list[str]:

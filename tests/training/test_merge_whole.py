@@ -69,7 +69,7 @@ def test_two_adapters_that_grow_the_vocabulary_give_fp64_rounded_once(
     assert json.loads((tmp_path / "out/config.json").read_text())["vocab_size"] == 151
     assert len(json.loads((tmp_path / "out/tokenizer.json").read_text())["model"]["vocab"]) == 151
     assert report.changed == 14 + 2
-    assert len(report.notes) == 2  # of embeddings and head, the second adapter's win
+    assert sum("is that of second" in note for note in report.notes) == 2  # embeddings, head
 
 
 def test_of_three_spellings_the_trained_one_is_taken(tmp_path: Path) -> None:
@@ -220,12 +220,15 @@ def test_a_sentencepiece_tokenizer_counts_with_its_added_tokens(tmp_path: Path) 
         vocab_size=275,
         model_type="bpe",
         byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
         hard_vocab_limit=False,
         minloglevel=3,
     )
-    report = merge(base, [adapter], tmp_path / "out")
-    assert (tmp_path / "out/tokenizer.model").exists()
-    assert any("no tokenizer.json" in note for note in report.notes)
+    merge(base, [adapter], tmp_path / "out")
+    made = json.loads((tmp_path / "out/tokenizer.json").read_text())
+    assert len(made["model"]["vocab"]) <= 275
+    assert not (tmp_path / "out/tokenizer.model").exists()
     (adapter / "added_tokens.json").write_text('{"[PAD]": 300}')
     with pytest.raises(TrainingError, match="needs 301 embedding rows"):
         merge(base, [adapter], tmp_path / "again")

@@ -7,7 +7,6 @@ from typing import Any
 
 from training.composition import EMBEDDINGS, HEADS
 from training.convert.output import Report, report, write_weights
-from training.convert.tokenizer_files import finish_tokenizer
 from training.errors import TrainingError
 from training.files import write_aside
 from training.model_files import copy_model_files, read_config
@@ -16,6 +15,7 @@ from training.rendering import read_template
 from training.rounding import CHUNK_ELEMENTS, copy_chunk
 from training.safetensors_stream import FLOAT_SIZES, TORCH_NAMES, StoredTensor, read_bytes
 from training.shards import plan_shards
+from training.tokenizer_files import finish_tokenizer
 from training.weights import read_model
 
 COMPARED = 1 << 22  # bytes

@@ -10,11 +10,11 @@ from typing import Any
 
 from training.convert.gguf_tokenizer import read_tokenizer
 from training.convert.output import Report
-from training.convert.tokenizer_files import finish_tokenizer
 from training.errors import TrainingError
 from training.files import read_json, write_aside, write_json
 from training.provenance import write_provenance
 from training.rendering import read_template
+from training.tokenizer_files import finish_tokenizer
 from training.weights import read_model
 
 # what transformers' and gguf's readers raise for a file that is cut short or of an unknown kind

@@ -1,4 +1,4 @@
-"""The tokenizer of a converted directory: tokenizer.json and a chat template, whatever it had."""
+"""A written model directory's tokenizer: tokenizer.json and a template, whatever there was."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,8 +36,8 @@ def finish_tokenizer(directory: Path, chat: str | None, context: int | None) -> 
             write_json(directory / CONFIG, config)
     elif not (directory / TEMPLATE).exists() and not config.get("chat_template"):
         notes.append(
-            "no chat template came with it, so prompts are served as they are, and training needs"
-            " template=…: --template NAME sets one"
+            "no chat template is there, so prompts are served as they are, and training needs"
+            " template=NAME"
         )
     return notes
 
