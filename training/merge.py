@@ -143,7 +143,7 @@ def _details(report: Report, dtype: str | None) -> dict[str, object]:
         "check": {
             "tensors": report.tensors,
             "changed": report.changed,
-            "max_abs_delta": report.tally.max_delta,
+            "rms_change": report.tally.mean_change,
             "lost_to_rounding": report.tally.lost_share,
             **(verdict or {}),
         },
@@ -155,8 +155,8 @@ def _print(report: Report, output: Path, seconds: float) -> None:
     print(
         f"{output}: {report.changed} of {report.tensors} tensors changed,"
         f" {report.size / 1e9:.2f} GB in {report.files} file(s), {seconds:.1f} s\n"
-        f"largest change {tally.max_delta:.3g}; rounding to {TORCH_NAMES[report.dtype]} lost"
-        f" {tally.lost_share:.1%} of the change"
+        f"the change is {tally.mean_change:.2g} (root mean square); rounding to"
+        f" {TORCH_NAMES[report.dtype]} lost {tally.lost_share:.1%} of it"
     )
     if report.verdict:
         print(report.verdict)

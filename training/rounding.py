@@ -3,6 +3,7 @@
 import math
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from training.errors import TrainingError
@@ -25,24 +26,29 @@ BELOW_FLOAT32 = (1 << 29) - 1  # the bits of an fp64 mantissa that fp32 does not
 class Tally:
     """What merging did to the low-rank changed weights, added up over their elements."""
 
-    max_delta: float = 0.0
-    delta_squares: float = 0.0
+    elements: int = 0
+    change_squares: float = 0.0
     lost_squares: float = 0.0
     differs: bool = False
 
     def add(self, other: "Tally") -> None:
         """Take in what was counted elsewhere."""
-        self.max_delta = max(self.max_delta, other.max_delta)
-        self.delta_squares += other.delta_squares
+        self.elements += other.elements
+        self.change_squares += other.change_squares
         self.lost_squares += other.lost_squares
         self.differs |= other.differs
 
     @property
+    def mean_change(self) -> float:
+        """Root of the mean square of the change."""
+        return math.sqrt(self.change_squares / self.elements) if self.elements else 0.0
+
+    @property
     def lost_share(self) -> float:
         """Norm of (rounded result - exact result), as a share of the norm of the change."""
-        if not self.delta_squares:
+        if not self.change_squares:
             return 0.0
-        return math.sqrt(self.lost_squares / self.delta_squares)
+        return math.sqrt(self.lost_squares / self.change_squares)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,28 @@ class Change:
     right: "torch.Tensor"
     magnitude: "torch.Tensor | None" = None
 
+    @cached_property
+    def gram(self) -> "torch.Tensor":
+        """right @ right.T, by which squares of left @ right sum up without its elements."""
+        return self.right @ self.right.T
+
+    def add_to(self, weights: "torch.Tensor", rows: range, spare: "torch.Tensor") -> float:
+        """Change those `rows` of the weight in place; return the sum of the change's squares.
+
+        `weights` holds just them, in fp64; `spare` of the same shape is overwritten.
+        """
+        import torch
+
+        left = self.left[rows.start : rows.stop]
+        if self.magnitude is None:
+            torch.addmm(weights, left, self.right, out=weights)
+            return float((left.T @ left).mul_(self.gram).sum())
+        spare.copy_(weights)
+        torch.addmm(weights, left, self.right, out=weights)
+        wanted = self.magnitude[rows.start : rows.stop]
+        weights *= (wanted / torch.linalg.vector_norm(weights, dim=1)).unsqueeze(1)
+        return float(spare.sub_(weights).square_().sum())
+
 
 class Workspace(threading.local):
     """Buffers for one chunk, one set a thread: new pages for every chunk would cost as much."""
@@ -64,7 +92,7 @@ class Workspace(threading.local):
     def __init__(self, elements: int) -> None:
         import torch
 
-        self.doubles = torch.empty(3, elements, dtype=torch.float64)
+        self.doubles = torch.empty(2, elements, dtype=torch.float64)
         self.singles = torch.empty(2, elements)
 
 
@@ -104,24 +132,16 @@ def merge_chunk(
     columns = source.shape[1]
     row = columns * FLOAT_SIZES[source.dtype]
     stored = as_floats(read_bytes(source, rows.start * row, rows.stop * row), source.dtype)
-    total, delta, odd = space.doubles[:, : stored.numel()]
+    total, odd = space.doubles[:, : stored.numel()]
     near, spare = space.singles[:, : stored.numel()]
     total.copy_(spare.copy_(stored))  # by way of fp32: torch has no fast way from fp16 to fp64
-    weights, deltas = total.view(-1, columns), delta.view(-1, columns)
-    torch.mm(change.left[rows.start : rows.stop], change.right, out=deltas)
-    if change.magnitude is None:
-        weights += deltas
-    else:
-        wanted = change.magnitude[rows.start : rows.stop]
-        deltas += weights
-        deltas *= (wanted / torch.linalg.vector_norm(deltas, dim=1)).unsqueeze(1)
-        deltas -= weights
-        weights += deltas
+    squares = change.add_to(total.view(-1, columns), rows, odd.view(-1, columns))
     near.copy_(total if dtype == "F32" else round_to_odd(total, out=odd))
     out, result = _empty(total.numel(), dtype)
     result.copy_(near)
+    lost = spare.copy_(result).sub_(near)  # in fp32; what fp32 itself loses counts as nothing
     differs = not torch.equal(result, stored.to(result.dtype))
-    tally = _tally(spare.copy_(delta), near, result, differs)
+    tally = Tally(stored.numel(), squares, lost.dot(lost).item(), differs)
     if not math.isfinite(tally.lost_squares):  # as it is for any NaN or Inf in the result
         _check_finite(result, stored, source, dtype)
     return out, tally
@@ -140,16 +160,6 @@ def round_to_odd(exact: "torch.Tensor", out: "torch.Tensor") -> "torch.Tensor":
     torch.bitwise_and(bits, BELOW_FLOAT32, out=odd)
     odd.add_(BELOW_FLOAT32).bitwise_or_(bits).bitwise_and_(~BELOW_FLOAT32)
     return out
-
-
-def _tally(
-    delta: "torch.Tensor", near: "torch.Tensor", result: "torch.Tensor", differs: bool
-) -> Tally:
-    """Count one chunk in fp32, of which `delta` is overwritten; fp32 results lose nothing here."""
-    low, high = (bound.item() for bound in delta.aminmax())
-    squares = delta.dot(delta).item()
-    lost = delta.copy_(result).sub_(near)
-    return Tally(max(-low, high), squares, lost.dot(lost).item(), differs)
 
 
 def _empty(count: int, dtype: str) -> "tuple[bytearray, torch.Tensor]":

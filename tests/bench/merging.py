@@ -125,7 +125,9 @@ def merge_with_peft(root: Path, output: Path) -> None:
     """Merge the usual way: the whole model in memory, in its own dtype."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(root / "base", dtype="auto")
     merged = PeftModel.from_pretrained(model, root / "adapter").merge_and_unload()
     merged.save_pretrained(output)
