@@ -84,7 +84,7 @@ def _apply(adapter: Adapter, start: Mapping[str, Part], result: Composition) -> 
     changed = False
     for name, tensor in adapter.whole.items():
         _check_whole(name, tensor, result.parts)
-        if _same(tensor, start[name].source):
+        if same_values(tensor, start[name].source):
             continue  # saved along, not trained: what earlier adapters did here stays
         if result.parts[name] != start[name]:
             result.notes.append(f"{name} is that of {adapter.path.name}, not of adapters before")
@@ -145,15 +145,19 @@ def _finish_vocabulary(result: Composition, embedding: StoredTensor, head: str, 
 
 
 def _alike(one: Part, other: Part) -> bool:
-    return one == other or (not one.pairs and not other.pairs and _same(one.source, other.source))
+    return one == other or (
+        not one.pairs and not other.pairs and same_values(one.source, other.source)
+    )
 
 
-def _same(one: StoredTensor, other: StoredTensor) -> bool:
+def same_values(one: StoredTensor, other: StoredTensor) -> bool:
     """Return whether two tensors of FLOAT_SIZES dtypes hold the same values."""
     import torch
 
     if one.shape != other.shape:
         return False
+    if (one.path, one.start, one.dtype) == (other.path, other.start, other.dtype):
+        return True  # they share a storage
     for first in range(0, prod(one.shape), COMPARED_ELEMENTS):
         last = first + COMPARED_ELEMENTS
         values = (

@@ -31,12 +31,14 @@ def copy_model_files(
     output: Path,
     changes: Mapping[str, Any],
     rows: int | None,
+    chat: str | None = None,
 ) -> list[str]:
     """Copy config, generation_config and tokenizer to `output`; return notes for the user.
 
     The tokenizer comes from the last adapter that carries one, else from the base. `changes`
     are made to the config; its key `dtype` goes by the config's own spelling. `rows` is the
-    number of embedding rows, None when unknown.
+    number of embedding rows, None when unknown; `chat` a template's text to take in place of
+    the tokenizer's own.
 
     Raises:
         TrainingError: the tokenizer needs more rows than there are, or tokenizer.json cannot be
@@ -58,19 +60,20 @@ def copy_model_files(
             f" {rows}: add the adapter that holds the grown embeddings, or use its tokenizer"
         )
     context = config.get("max_position_embeddings")
-    return [*notes, *_copy_tokenizer(source, output, context)]
+    notes += _copy_tokenizer(source, output)
+    if any((output / name).exists() for name in VOCABULARIES):
+        return notes + finish_tokenizer(output, chat, context)
+    return [*notes, f"{source} has no tokenizer: serving needs tokenizer.json in the model"]
 
 
-def _copy_tokenizer(source: Path, output: Path, context: int | None) -> list[str]:
+def _copy_tokenizer(source: Path, output: Path) -> list[str]:
     notes = []
     for name in TOKENIZER_FILES:
         if name == "tokenizer_config.json" and (source / name).exists():
             notes += _write_data(read_json(source / name), output / name)
         elif (source / name).exists():
             copyfile(source / name, output / name)
-    if not any((output / name).exists() for name in VOCABULARIES):
-        return [*notes, f"{source} has no tokenizer: serving needs tokenizer.json in the model"]
-    return [*notes, *finish_tokenizer(output, None, context)]
+    return notes
 
 
 def _write_data(config: dict[str, Any], target: Path) -> list[str]:

@@ -5,7 +5,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from training.composition import EMBEDDINGS, HEADS
+from training.composition import EMBEDDINGS, HEADS, same_values
 from training.convert.output import Report, report, write_weights
 from training.errors import TrainingError
 from training.files import write_aside
@@ -13,12 +13,9 @@ from training.model_files import copy_model_files, read_config
 from training.provenance import write_provenance
 from training.rendering import read_template
 from training.rounding import CHUNK_ELEMENTS, copy_chunk
-from training.safetensors_stream import FLOAT_SIZES, TORCH_NAMES, StoredTensor, read_bytes
+from training.safetensors_stream import FLOAT_SIZES, TORCH_NAMES, StoredTensor
 from training.shards import plan_shards
-from training.tokenizer_files import finish_tokenizer
 from training.weights import read_model
-
-COMPARED = 1 << 22  # bytes
 
 Tensors = dict[str, StoredTensor]
 
@@ -47,8 +44,7 @@ def convert_directory(
         shards = plan_shards(tensors.values(), aside, max_shard_size, code)
         sums = write_weights(shards, lambda to: _copied(tensors[to.name], to.dtype))
         changes = {"dtype": dtype} if dtype else {}
-        notes += copy_model_files(source, [], aside, changes, _rows(tensors))
-        notes += finish_tokenizer(aside, chat, config.get("max_position_embeddings"))
+        notes += copy_model_files(source, [], aside, changes, _rows(tensors), chat)
         details = {"converted_from": "Hugging Face directory", "dtype": dtype or "as in the source"}
         write_provenance(aside, source, (), sums, details)
     return report(shards, notes)
@@ -75,7 +71,7 @@ def _drop_tied_head(config: Mapping[str, Any], tensors: Tensors) -> list[str]:
     embeddings = [tensor for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)]
     heads = [tensor for name, tensor in tensors.items() if name.endswith(HEADS)]
     for head in heads if embeddings else []:
-        if not _equal(head, embeddings[0]):
+        if not same_values(head, embeddings[0]):
             raise TrainingError(
                 f"{head.path}: {head.name} differs from {embeddings[0].name}, but config.json ties"
                 " them: set tie_word_embeddings to false there to keep both, or get the model again"
@@ -83,14 +79,3 @@ def _drop_tied_head(config: Mapping[str, Any], tensors: Tensors) -> list[str]:
         del tensors[head.name]
     names = [head.name for head in heads if head.name not in tensors]
     return [f"{name} was left out: it is tied to the embeddings" for name in names]
-
-
-def _equal(one: StoredTensor, other: StoredTensor) -> bool:
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    if (one.path, one.start) == (other.path, other.start):  # they share a storage
-        return True
-    return all(
-        read_bytes(one, start, start + COMPARED) == read_bytes(other, start, start + COMPARED)
-        for start in range(0, one.size, COMPARED)
-    )
