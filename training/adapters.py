@@ -68,14 +68,7 @@ def _lora(settings: LoraSettings) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=settings.r,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=settings.targets,
-        modules_to_save=settings.modules_to_save or None,
-        use_rslora=settings.rslora,
-        use_dora=settings.dora,
+        r=settings.r, use_rslora=settings.rslora, use_dora=settings.dora, **_shared(settings)
     )
 
 
@@ -83,19 +76,25 @@ def _adalora(settings: AdaLoraSettings, updates: int) -> Any:
     from peft import AdaLoraConfig
 
     return AdaLoraConfig(
-        task_type="CAUSAL_LM",
         init_r=settings.init_r,
         target_r=settings.target_r,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=settings.targets,
-        modules_to_save=settings.modules_to_save or None,
         tinit=settings.tinit,
         tfinal=settings.tfinal,
         deltaT=settings.delta_t,
         total_step=updates,
         orth_reg_weight=settings.orth_reg_weight,
+        **_shared(settings),
     )
+
+
+def _shared(settings: LoraSettings | AdaLoraSettings) -> dict[str, Any]:
+    return {
+        "task_type": "CAUSAL_LM",
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": settings.targets,
+        "modules_to_save": settings.modules_to_save or None,
+    }
 
 
 def _prefix(settings: PrefixSettings, base: Any) -> Any:
