@@ -3,9 +3,9 @@
 import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
+from itertools import chain
 from math import prod
 from pathlib import Path
 
@@ -84,15 +84,10 @@ def write_shard(shard: Shard, chunks: Iterable[bytearray]) -> str:
     """
     digest = sha256()
     path = shard[0].path
-    with path.open("wb") as file, ThreadPoolExecutor(1) as hasher:
-        header = _header(shard)
-        pending = hasher.submit(digest.update, header)
-        file.write(header)
-        for chunk in chunks:
-            pending.result()
-            pending = hasher.submit(digest.update, chunk)
+    with path.open("wb") as file:
+        for chunk in chain([_header(shard)], chunks):
+            digest.update(chunk)
             file.write(chunk)
-        pending.result()
         written = file.tell()
     if written != shard[-1].start + shard[-1].size:
         raise TrainingError(f"{path.name}: {written} bytes do not make up its plan: report this")
