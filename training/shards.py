@@ -5,7 +5,6 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from itertools import chain
 from math import prod
 from pathlib import Path
 
@@ -82,10 +81,11 @@ def write_shard(shard: Shard, chunks: Iterable[bytearray]) -> str:
     Raises:
         TrainingError: the chunks do not add up to the plan.
     """
-    digest = sha256()
-    path = shard[0].path
+    path, header = shard[0].path, _header(shard)
+    digest = sha256(header)
     with path.open("wb") as file:
-        for chunk in chain([_header(shard)], chunks):
+        file.write(header)
+        for chunk in chunks:
             digest.update(chunk)
             file.write(chunk)
         written = file.tell()
