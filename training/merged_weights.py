@@ -15,7 +15,7 @@ from training.rounding import CHUNK_ELEMENTS, Tally, Workspace, copy_chunk, merg
 from training.safetensors_stream import FLOAT_SIZES, StoredTensor
 from training.shards import Shard, write_index, write_shard
 
-THREADS = 2  # that read and compute, while the caller hashes and writes
+THREADS = 1  # that reads and computes, beside the one that hashes and writes; more only contend
 
 
 @dataclass
