@@ -27,6 +27,7 @@ def test_the_official_example_files_go_the_whole_way(
         "-m", "training.train", "--config", "training/recipes/llama_lora.yaml",
         f"model={demo / 'base'}", f"output={adapter}", "precision=fp32", "data.max_length=2048",
         f"data.train={data / 'train.json'}", f"data.eval={data / 'dev.json'}",
+        "optim.steps=10", "optim.batch_size=4",
     )  # fmt: skip
     run("-m", "training.merge", "--base", demo / "base", "--adapter", adapter, "--output", model)
     output = tmp_path / "test_predictions.json"
