@@ -29,14 +29,16 @@ def fit(run: Run, progress: Progress) -> None:
     Raises TrainingError when the loss is no longer a finite number.
     """
     config = run.config
-    since, losses = time.monotonic(), list["torch.Tensor"]()
+    seconds, losses = 0.0, list["torch.Tensor"]()
     while not _over(run, progress):
+        started = time.monotonic()
         losses.append(_update(run, progress.update))
+        seconds += time.monotonic() - started
         progress.update += 1
         run.logbook.advance()
         if _due(run, config.log_every, progress):
-            _log(run, progress.update, losses, time.monotonic() - since)
-            since, losses = time.monotonic(), []
+            _log(run, progress.update, losses, seconds)
+            seconds, losses = 0.0, []
         better = _due(run, config.eval_every, progress) and progress.take(_evaluate(run, progress))
         if (better and config.keep_best) or _due(run, config.save_every, progress):
             _save(run, progress)

@@ -6,7 +6,6 @@ Nothing but a few megabytes of weights is in memory at any moment.
 
 import argparse
 import gc
-import re
 import signal
 import sys
 import time
@@ -26,6 +25,7 @@ from training.provenance import write_provenance
 from training.rounding import Tally
 from training.safetensors_stream import FLOAT_SIZES, TORCH_NAMES, StoredTensor
 from training.shards import Shard, check_shards, plan_shards
+from training.sizes import size_in_bytes
 from training.verify import PROMPTS, UnfaithfulMergeError, Verdict, verify
 from training.weights import read_model
 
@@ -40,7 +40,6 @@ The output appears only when it is complete and checked; it must not exist befor
 in it says what was merged and holds the sha256 of every weights file.
 """
 LOST_SHARE_WARNING = 0.10  # of the change's norm; fp16 loses about 2 % of the bench's adapter
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, help="model directory to create; must not exist")
     parser.add_argument(
         "--max-shard-size",
-        type=_bytes,
+        type=size_in_bytes,
         default="2GB",
         metavar="SIZE",
         help="largest weights file, such as 500MB or 4GiB (default: %(default)s)",
@@ -213,13 +212,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="verify on this text instead of the built-in ones; repeatable",
     )
     return parser.parse_args(argv)
-
-
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)((?:[KMG]I?)?)B?", text.upper())
-    if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB, 2GB or 4GiB")
-    return int(float(match[1]) * UNITS[match[2]])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The merged model's weights: computed by threads chunk by chunk, hashed and written in order."""
+"""The merged model's weights: computed chunk by chunk in a thread, hashed and written beside it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

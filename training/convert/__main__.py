@@ -4,7 +4,6 @@ Only data is read and written: no code of the source runs, none is copied.
 """
 
 import argparse
-import re
 import signal
 import sys
 import time
@@ -13,8 +12,8 @@ from pathlib import Path
 
 from training.convert.output import Report
 from training.errors import TrainingError
+from training.sizes import size_in_bytes
 
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 EXAMPLES = """\
 examples:
   python -m training.convert llama --input LLaMA/7B --tokenizer LLaMA/tokenizer.model \\
@@ -202,7 +201,7 @@ def _add_format(parser: argparse.ArgumentParser, template: str | None) -> None:
     )
     parser.add_argument(
         "--max-shard-size",
-        type=_bytes,
+        type=size_in_bytes,
         default="2GB",
         metavar="SIZE",
         help="largest weights file, such as 500MB or 4GiB (default: %(default)s)",
@@ -222,13 +221,6 @@ def _tokens(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens such as 4096")
     return int(text)
-
-
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)((?:[KMG]I?)?)B?", text.upper())
-    if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB, 2GB or 4GiB")
-    return int(float(match[1]) * UNITS[match[2]])
 
 
 if __name__ == "__main__":
