@@ -151,5 +151,7 @@ def _restore_ranks(model: Any, ranks: dict[str, Any] | None) -> None:
     if ranks is None:
         return
     model.peft_config["default"].rank_pattern = ranks.pop("pattern")
+    device = next(model.parameters()).device
     for name, values in ranks.items():
-        setattr(model.base_model.rankallocator, name, values)
+        moved = {key: value.to(device) for key, value in values.items()}
+        setattr(model.base_model.rankallocator, name, moved)

@@ -93,7 +93,7 @@ def _refuse_conflicts(config: TrainConfig, record: Path, resumed: dict[str, Any]
         raise TrainingError(f"{config.model}: no config.json in it; model= names a model directory")
     if resumed is not None:
         _check_same_run(record, resumed)
-    elif record.exists():
+    elif record.exists() or any(record.parent.glob("checkpoint-*")):
         raise TrainingError(
             f"{record.parent} holds an earlier run: add --resume to go on, or remove it"
         )

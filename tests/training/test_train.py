@@ -47,6 +47,10 @@ def test_two_runs_are_never_mixed(recipe: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "adapter")
     with pytest.raises(TrainingError, match="--resume"):
         train(config)
+    (tmp_path / "adapter.run" / "training.yaml").rename(tmp_path / "kept.yaml")
+    with pytest.raises(TrainingError, match="--resume"):
+        train(config)
+    (tmp_path / "kept.yaml").rename(tmp_path / "adapter.run" / "training.yaml")
     with pytest.raises(TrainingError, match=r"lora\.r changed"):
         train(load_config(recipe, ["lora.r=8"]), resume=True)
 
