@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from training.errors import TrainingError
 from training.rounding import Change
-from training.safetensors_stream import FLOAT_SIZES, StoredTensor, read_tensor
+from training.safetensors_stream import FLOAT_SIZES, StoredTensor, read_floats
 
 Shape = tuple[int, ...]
 
@@ -28,12 +31,12 @@ class Pair:
 
     def change(self) -> Change:
         """Return the change in fp64, the scale inside its left factor."""
-        a, b = read_tensor(self.a).double(), read_tensor(self.b).double()
+        a, b = _doubles(self.a), _doubles(self.b)
         if self.e is not None:
-            a *= read_tensor(self.e).double()
-        magnitude = None if self.magnitude is None else read_tensor(self.magnitude).double()
+            a *= _doubles(self.e)
+        magnitude = None if self.magnitude is None else _doubles(self.magnitude)
         left, right = (a.T, b.T) if self.embedding else (b, a)
-        return Change(left * self.scale, right.contiguous(), magnitude)
+        return Change(left * self.scale, right, magnitude)
 
     def check_fits(self, name: str, weight: StoredTensor) -> None:
         """Check dtypes and shapes against the weight, called `name`, that the pair changes.
@@ -61,13 +64,13 @@ class Pair:
         Raises:
             TrainingError: a value is NaN or Inf.
         """
-        values = [read_tensor(part) for part in self._parts()]
+        values = [read_floats(part) for part in self._parts()]
         for part, value in zip(self._parts(), values, strict=True):
-            if not all(bound.isfinite() for bound in value.aminmax()):
+            if not np.isfinite(value).all():
                 raise TrainingError(f"{part.path}: {part.name} holds NaN or Inf: train it again")
-        alive = values[0].any(dim=1) & values[1].any(dim=0)
+        alive = values[0].any(axis=1) & values[1].any(axis=0)
         if self.e is not None:
-            alive &= values[2].any(dim=1)
+            alive &= values[2].any(axis=1)
         return bool(alive.any()) or self.magnitude is not None
 
     def _parts(self) -> list[StoredTensor]:
@@ -88,10 +91,12 @@ def total_change(pairs: Sequence[Pair]) -> Change:
 
     A pair with a magnitude must be alone: the length is that of the sum it was trained in.
     """
-    import torch
-
     changes = [pair.change() for pair in pairs]
     if len(changes) == 1:
         return changes[0]
-    left = torch.cat([change.left for change in changes], dim=1)
-    return Change(left, torch.cat([change.right for change in changes]))
+    left = np.concatenate([change.left for change in changes], axis=1)
+    return Change(left, np.concatenate([change.right for change in changes]))
+
+
+def _doubles(tensor: StoredTensor) -> NDArray[np.float64]:
+    return read_floats(tensor).astype(np.float64)

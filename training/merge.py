@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     prompts = args.verify_prompt or (PROMPTS if args.verify else ())
     started = time.monotonic()
-    gc.disable()  # a tenth of the time of importing torch, and nothing here makes cycles
+    gc.disable()  # nothing here makes cycles worth looking for
     try:
         base, *adapters = (local_directory(name) for name in (args.base, *args.adapter))
         report = merge(base, adapters, args.output, args.max_shard_size, args.dtype, prompts)

@@ -1,4 +1,4 @@
-"""The merged model's weights: computed chunk by chunk in a thread, hashed and written beside it."""
+"""The merged model's weights, chunk by chunk: computed, hashed and written by a thread each."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from training.composition import Part
 from training.errors import TrainingError
 from training.lora import total_change
 from training.pipeline import in_order
-from training.rounding import CHUNK_ELEMENTS, Tally, Workspace, copy_chunk, merge_chunk
-from training.safetensors_stream import FLOAT_SIZES, StoredTensor
+from training.rounding import CHUNK_ELEMENTS, Tally, copy_chunk, merge_chunk
+from training.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor
 from training.shards import Shard, write_index, write_shard
 
-THREADS = 1  # that reads and computes, beside the one that hashes and writes; more only contend
+THREADS = 1  # that reads and computes, beside those that hash and write; more only contend
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Chunk:
     """Some bytes of the output tensor `name`; `tally` when a low-rank change is in them."""
 
     name: str
-    data: bytearray
+    data: Bytes
     tally: Tally | None = None
 
 
@@ -42,22 +42,13 @@ def write_weights(shards: Sequence[Shard], parts: Mapping[str, Part]) -> Written
     Raises:
         TrainingError: a weight holds NaN or Inf, or nothing of the change survives rounding.
     """
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the threads here share the cores already
-    widest = max((part.source.shape[1] for part in parts.values() if part.pairs), default=0)
-    space = Workspace(max(CHUNK_ELEMENTS, widest))
     written = Written()
     written.changed |= {name for name, part in parts.items() if part.replaced}
     size = sum(tensor.size for shard in shards for tensor in shard)
-    try:
-        with tqdm(total=size, unit="B", unit_scale=True, desc="merge", disable=None) as bar:
-            for shard in shards:
-                chunks = _take(in_order(_jobs(shard, parts, space), THREADS), written, bar.update)
-                written.sums[shard[0].path.name] = write_shard(shard, chunks)
-    finally:
-        torch.set_num_threads(threads)
+    with tqdm(total=size, unit="B", unit_scale=True, desc="merge", disable=None) as bar:
+        for shard in shards:
+            chunks = _take(in_order(_jobs(shard, parts), THREADS), written, bar.update)
+            written.sums[shard[0].path.name] = write_shard(shard, chunks)
     write_index(shards)
     if not written.changed:
         raise TrainingError(
@@ -68,7 +59,7 @@ def write_weights(shards: Sequence[Shard], parts: Mapping[str, Part]) -> Written
 
 def _take(
     chunks: Iterator[Chunk], written: Written, progress: Callable[[int], object]
-) -> Iterator[bytearray]:
+) -> Iterator[Bytes]:
     """Count what passes by. In order, so that equal inputs give equal sums."""
     for chunk in chunks:
         if chunk.tally:
@@ -79,12 +70,10 @@ def _take(
         progress(len(chunk.data))
 
 
-def _jobs(
-    shard: Shard, parts: Mapping[str, Part], space: Workspace
-) -> Iterator[Callable[[], Chunk]]:
+def _jobs(shard: Shard, parts: Mapping[str, Part]) -> Iterator[Callable[[], Chunk]]:
     for target in shard:
         part = parts[target.name]
-        yield from _merging(target, part, space) if part.pairs else _copying(target, part.source)
+        yield from _merging(target, part) if part.pairs else _copying(target, part.source)
 
 
 def _copying(target: StoredTensor, source: StoredTensor) -> Iterator[Callable[[], Chunk]]:
@@ -97,13 +86,13 @@ def _copying(target: StoredTensor, source: StoredTensor) -> Iterator[Callable[[]
     return (partial(copied, first) for first in range(0, count, CHUNK_ELEMENTS))
 
 
-def _merging(target: StoredTensor, part: Part, space: Workspace) -> Iterator[Callable[[], Chunk]]:
+def _merging(target: StoredTensor, part: Part) -> Iterator[Callable[[], Chunk]]:
     change = total_change(part.pairs)
     rows, columns = part.source.shape
     step = max(1, CHUNK_ELEMENTS // columns)
 
     def merged(first: int) -> Chunk:
         some = range(first, min(first + step, rows))
-        return Chunk(target.name, *merge_chunk(part.source, target.dtype, change, some, space))
+        return Chunk(target.name, *merge_chunk(part.source, target.dtype, change, some))
 
     return (partial(merged, first) for first in range(0, rows, step))

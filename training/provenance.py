@@ -40,7 +40,7 @@ def write_provenance(
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {
-        package: _version(package) for package in ("mergeline", "torch", "safetensors")
+        package: _version(package) for package in ("mergeline", "numpy", "numba")
     }
 
 

@@ -9,15 +9,18 @@ import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from training.errors import TrainingError
 
-if TYPE_CHECKING:
-    import torch
+Bytes = NDArray[np.uint8]
 
 FLOAT_SIZES = {"F16": 2, "BF16": 2, "F32": 4}
 TORCH_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+BITS = {"F16": np.uint16, "BF16": np.int16, "F32": np.float32}
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
@@ -71,36 +74,37 @@ def _stored(path: Path, name: str, entry: dict[str, list[int]], data: int) -> St
     return tensor
 
 
-def read_tensor(tensor: StoredTensor) -> "torch.Tensor":
-    """Return the whole tensor in its stored dtype, which must be one of FLOAT_SIZES."""
-    import torch
-
-    if not tensor.size:
-        return torch.empty(tensor.shape, dtype=getattr(torch, TORCH_NAMES[tensor.dtype]))
-    return as_floats(read_bytes(tensor), tensor.dtype).view(tensor.shape)
+def read_floats(tensor: StoredTensor) -> NDArray[np.float32]:
+    """Return the whole tensor, whose dtype must be one of FLOAT_SIZES, as fp32."""
+    return as_floats(read_bytes(tensor), tensor.dtype).reshape(tensor.shape)
 
 
-def read_bytes(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> bytearray:
+def read_bytes(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> Bytes:
     """Return the tensor's bytes from `start` to `stop` (its end), or to its end if that is nearer.
 
     Raises:
         TrainingError: the file became shorter than its header said.
     """
     stop = tensor.size if stop is None else min(stop, tensor.size)
-    data = bytearray(stop - start)
-    view, filled = memoryview(data), 0
+    data, filled = np.empty(stop - start, np.uint8), 0
     with tensor.path.open("rb", buffering=0) as file:
         file.seek(tensor.start + start)
         while filled < len(data):
-            got = file.readinto(view[filled:])
+            got = file.readinto(data[filled:].data)
             if not got:
                 raise TrainingError(f"{tensor.path} became shorter while it was read")
             filled += got
     return data
 
 
-def as_floats(data: bytearray, dtype: str) -> "torch.Tensor":
-    """Return `data` as a flat tensor of the coded dtype that shares its memory."""
-    import torch
+def as_bits(data: Bytes, dtype: str) -> NDArray[Any]:
+    """Return `data` as a flat array that shares its memory, typed as training.kernels wants it."""
+    return data.view(BITS[dtype])
 
-    return torch.frombuffer(data, dtype=getattr(torch, TORCH_NAMES[dtype]))
+
+def as_floats(data: Bytes, dtype: str) -> NDArray[np.float32]:
+    """Return `data`, elements of the coded dtype, as a flat array of fp32."""
+    bits = as_bits(data, dtype)
+    if dtype == "BF16":
+        return (bits.astype(np.uint32) << 16).view(np.float32)
+    return bits.view(np.float16).astype(np.float32) if dtype == "F16" else bits

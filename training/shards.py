@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from math import prod
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from training.errors import TrainingError
 from training.files import write_json
-from training.safetensors_stream import FLOAT_SIZES, INDEX, SINGLE, StoredTensor
+from training.safetensors_stream import FLOAT_SIZES, INDEX, SINGLE, Bytes, StoredTensor
 from training.weights import read_model
 
 Shard = list[StoredTensor]
@@ -75,19 +76,21 @@ def _header(shard: Shard) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def write_shard(shard: Shard, chunks: Iterable[bytearray]) -> str:
+def write_shard(shard: Shard, chunks: Iterable[Bytes]) -> str:
     """Write one planned shard from its tensors' bytes in order; return the file's sha256.
 
     Raises:
         TrainingError: the chunks do not add up to the plan.
     """
     path, header = shard[0].path, _header(shard)
-    digest = sha256(header)
-    with path.open("wb") as file:
+    digest = sha256()
+    with path.open("wb") as file, ThreadPoolExecutor(1) as hashing:
         file.write(header)
+        hashed = hashing.submit(digest.update, header)
         for chunk in chunks:
-            digest.update(chunk)
-            file.write(chunk)
+            hashed.result()  # of the chunk before: at most two are waiting
+            hashed = hashing.submit(digest.update, chunk.data)
+            file.write(chunk.data)
         written = file.tell()
     if written != shard[-1].start + shard[-1].size:
         raise TrainingError(f"{path.name}: {written} bytes do not make up its plan: report this")

@@ -2,13 +2,14 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from training.errors import TrainingError
-from training.safetensors_stream import read_bytes, read_header
+from training.safetensors_stream import Bytes, read_bytes, read_header
 from training.shards import Shard, check_shards, plan_shards, write_index, write_shard
 from training.weights import read_model
 
@@ -26,7 +27,7 @@ def written(tmp_path: Path) -> tuple[list[Shard], dict[str, str]]:
     (tmp_path / "out").mkdir()
     shards = plan_shards(source.values(), tmp_path / "out", limit=80, dtype=None)
 
-    def chunks(shard: Shard) -> Iterator[bytearray]:
+    def chunks(shard: Shard) -> Iterator[Bytes]:
         for tensor in shard:
             for start in range(0, tensor.size, 16):
                 yield read_bytes(source[tensor.name], start, start + 16)
@@ -92,7 +93,7 @@ def test_chunks_that_do_not_fill_the_plan_are_refused(
     written: tuple[list[Shard], dict[str, str]],
 ) -> None:
     with pytest.raises(TrainingError, match="do not make up its plan"):
-        write_shard(written[0][0], [bytearray(3)])
+        write_shard(written[0][0], [np.zeros(3, np.uint8)])
 
 
 def test_a_model_without_a_tensor_is_refused(tmp_path: Path) -> None:

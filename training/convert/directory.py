@@ -13,7 +13,7 @@ from training.model_files import copy_model_files, read_config
 from training.provenance import write_provenance
 from training.rendering import read_template
 from training.rounding import CHUNK_ELEMENTS, copy_chunk
-from training.safetensors_stream import FLOAT_SIZES, TORCH_NAMES, StoredTensor
+from training.safetensors_stream import FLOAT_SIZES, TORCH_NAMES, Bytes, StoredTensor
 from training.shards import plan_shards
 from training.weights import read_model
 
@@ -50,7 +50,7 @@ def convert_directory(
     return report(shards, notes)
 
 
-def _copied(source: StoredTensor, dtype: str) -> Iterator[bytearray]:
+def _copied(source: StoredTensor, dtype: str) -> Iterator[Bytes]:
     count = prod(source.shape) if source.dtype in FLOAT_SIZES else source.size
     for first in range(0, count, CHUNK_ELEMENTS):
         yield copy_chunk(source, dtype, first, min(CHUNK_ELEMENTS, count - first))

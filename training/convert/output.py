@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from training.safetensors_stream import StoredTensor
+from training.safetensors_stream import Bytes, StoredTensor
 from training.shards import Shard, check_shards, write_index, write_shard
 
-Chunks = Callable[[StoredTensor], Iterable[bytearray]]
+Chunks = Callable[[StoredTensor], Iterable[Bytes]]
 """Gives the bytes of a planned tensor, in order, a few megabytes at a time."""
 
 
@@ -39,9 +39,7 @@ def write_weights(shards: Sequence[Shard], chunks: Chunks) -> dict[str, str]:
     return sums
 
 
-def _counted(
-    shard: Shard, chunks: Chunks, progress: Callable[[int], object]
-) -> Iterator[bytearray]:
+def _counted(shard: Shard, chunks: Chunks, progress: Callable[[int], object]) -> Iterator[Bytes]:
     for target in shard:
         for chunk in chunks(target):
             yield chunk

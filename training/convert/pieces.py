@@ -6,13 +6,11 @@ The bytes are moved, never computed with, so every value stays what it was, bit 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from training.errors import TrainingError
-from training.safetensors_stream import StoredTensor, read_bytes
-
-if TYPE_CHECKING:
-    import torch
+from training.safetensors_stream import Bytes, StoredTensor, read_bytes
 
 CHUNK = 1 << 22  # bytes
 
@@ -39,7 +37,7 @@ class Pieces:
             size *= len(self.parts)
         return StoredTensor(self.name, first.dtype, tuple(shape), Path(), 0, size)
 
-    def chunks(self) -> Iterator[bytearray]:
+    def chunks(self) -> Iterator[Bytes]:
         """Yield the bytes of the whole tensor.
 
         Raises:
@@ -51,36 +49,30 @@ class Pieces:
             return self._columns()
         return self._heads() if self.head else self._rows()
 
-    def _rows(self) -> Iterator[bytearray]:
+    def _rows(self) -> Iterator[Bytes]:
         for part in self.parts:
             yield from _bands(part, CHUNK)
 
-    def _heads(self) -> Iterator[bytearray]:
+    def _heads(self) -> Iterator[Bytes]:
         # Rotary positions turn pairs of rows. The release has pair i in rows 2i and 2i+1 of its
         # head, Hugging Face in rows i and i + head/2.
         for part in self.parts:
             for old in _bands(part, self.head * _row_bytes(part)):
-                new = bytearray(len(old))
-                pairs = _bytes(old).view(self.head // 2, 2, -1)
-                _bytes(new).view(2, self.head // 2, -1).copy_(pairs.transpose(0, 1))
-                yield new
+                pairs = old.reshape(self.head // 2, 2, -1)
+                yield pairs.swapaxes(0, 1).ravel()
 
-    def _columns(self) -> Iterator[bytearray]:
+    def _columns(self) -> Iterator[Bytes]:
         count, width = len(self.parts), _row_bytes(self.parts[0])
         rows = max(1, CHUNK // (width * count))
         bands = [_bands(part, rows * width) for part in self.parts]
         for pieces in zip(*bands, strict=True):
-            whole = bytearray(sum(map(len, pieces)))
-            view = _bytes(whole).view(-1, count, width)
-            for number, piece in enumerate(pieces):
-                view[:, number].copy_(_bytes(piece).view(-1, width))
-            yield whole
+            yield np.stack([piece.reshape(-1, width) for piece in pieces], axis=1).ravel()
 
-    def _same(self) -> Iterator[bytearray]:
+    def _same(self) -> Iterator[Bytes]:
         copies = [_bands(part, CHUNK) for part in self.parts]
         for first, *others in zip(*copies, strict=True):
             for part, other in zip(self.parts[1:], others, strict=True):
-                if other != first:
+                if not np.array_equal(other, first):
                     raise TrainingError(
                         f"{part.name} differs between {self.parts[0].path} and {part.path}: the"
                         " files belong to different models, or one is damaged; get them again"
@@ -88,17 +80,10 @@ class Pieces:
             yield first
 
 
-def _bands(part: StoredTensor, size: int) -> Iterator[bytearray]:
+def _bands(part: StoredTensor, size: int) -> Iterator[Bytes]:
     """The bytes of `part` in pieces of `size`, the last one shorter."""
     return (read_bytes(part, start, start + size) for start in range(0, part.size, size))
 
 
 def _row_bytes(part: StoredTensor) -> int:
     return part.size // part.shape[0]
-
-
-def _bytes(data: bytearray) -> "torch.Tensor":
-    """A flat uint8 tensor that shares the memory of `data`."""
-    import torch
-
-    return torch.frombuffer(data, dtype=torch.uint8)
