@@ -64,7 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     prompts = args.verify_prompt or (PROMPTS if args.verify else ())
     started = time.monotonic()
-    gc.disable()  # nothing here makes cycles worth looking for
     try:
         base, *adapters = (local_directory(name) for name in (args.base, *args.adapter))
         report = merge(base, adapters, args.output, args.max_shard_size, args.dtype, prompts)
@@ -216,4 +215,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-written stays
-    sys.exit(main())
+    gc.disable()  # nothing here makes cycles worth looking for
+    code = main()
+    gc.freeze()  # else the interpreter looks for them before it ends, through all that was loaded
+    sys.exit(code)

@@ -10,12 +10,12 @@ from tqdm import tqdm
 from training.composition import Part
 from training.errors import TrainingError
 from training.lora import total_change
-from training.pipeline import in_order
+from training.pipeline import done_ahead
 from training.rounding import CHUNK_ELEMENTS, Tally, copy_chunk, merge_chunk
 from training.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor
 from training.shards import Shard, write_index, write_shard
 
-THREADS = 1  # that reads and computes, beside those that hash and write; more only contend
+AHEAD = 4  # chunks computed while others are hashed and written; a second thread only contends
 
 
 @dataclass
@@ -47,7 +47,7 @@ def write_weights(shards: Sequence[Shard], parts: Mapping[str, Part]) -> Written
     size = sum(tensor.size for shard in shards for tensor in shard)
     with tqdm(total=size, unit="B", unit_scale=True, desc="merge", disable=None) as bar:
         for shard in shards:
-            chunks = _take(in_order(_jobs(shard, parts), THREADS), written, bar.update)
+            chunks = _take(done_ahead(_jobs(shard, parts), AHEAD), written, bar.update)
             written.sums[shard[0].path.name] = write_shard(shard, chunks)
     write_index(shards)
     if not written.changed:

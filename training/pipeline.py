@@ -1,4 +1,4 @@
-"""Work done ahead by threads, handed over in order."""
+"""Work done ahead by a thread, handed over in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -8,17 +8,17 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def in_order(jobs: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
-    """Yield what the jobs return, in their order; at most twice `threads` wait to be taken.
+def done_ahead(jobs: Iterable[Callable[[], T]], most: int) -> Iterator[T]:
+    """Yield what the jobs return, in their order; at most `most` results wait to be taken.
 
     What a job raises is raised here, in its turn; jobs not yet begun are dropped then.
     """
     waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(1) as thread:
         try:
             for job in jobs:
-                waiting.append(pool.submit(job))
-                if len(waiting) == 2 * threads:
+                waiting.append(thread.submit(job))
+                if len(waiting) == most:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
