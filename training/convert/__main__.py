@@ -76,9 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 after printing what is wrong."""
     args = _parse(argv)
     started = time.monotonic()
-    import torch
-
-    torch.set_num_threads(1)  # faster: the work is bound by memory
     try:
         report: Report = args.run(args)
     except (TrainingError, OSError) as error:
