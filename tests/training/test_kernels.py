@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -44,6 +44,7 @@ def rounded(exact: Doubles, bits: Any) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("bits", BITS)
+@settings(deadline=None)  # the first call compiles
 @given(st.lists(FINITE, min_size=1, max_size=40))
 def test_sums_are_rounded_once_to_the_nearest(bits: Any, values: list[float]) -> None:
     exact = np.array([values])
@@ -139,6 +140,7 @@ def test_results_beyond_the_dtype_are_seen(bits: Any, beyond: float) -> None:
 
 
 @pytest.mark.parametrize("bits", [np.uint16, np.int16])
+@settings(deadline=None)  # the first call compiles
 @given(st.lists(st.floats(width=32), min_size=1, max_size=40))
 def test_fp32_converts_as_torch_converts_it(bits: Any, values: list[float]) -> None:
     stored = np.array(values, np.float32)

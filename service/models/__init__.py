@@ -1,0 +1,16 @@
+"""Models that vLLM does not know, registered by a vLLM plugin in every process of the engine."""
+
+
+def register() -> None:
+    """Make vLLM load ChatGLM-6B (pyproject.toml names this as a plugin)."""
+    from transformers import AutoConfig
+    from vllm.model_executor.models import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+
+    from service.models.chatglm_6b_config import ARCHITECTURE, ChatGLM6BConfig, EngineRules
+
+    AutoConfig.register(ChatGLM6BConfig.model_type, ChatGLM6BConfig, exist_ok=True)
+    MODELS_CONFIG_MAP[ARCHITECTURE] = EngineRules
+    ModelRegistry.register_model(
+        ARCHITECTURE, "service.models.chatglm_6b:ChatGLM6BForConditionalGeneration"
+    )
