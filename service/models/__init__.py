@@ -2,7 +2,7 @@
 
 
 def register() -> None:
-    """Make vLLM load ChatGLM-6B (pyproject.toml names this as a plugin)."""
+    """Make vLLM load ChatGLM-6B and tuned prefixes (pyproject.toml names this as a plugin)."""
     from transformers import AutoConfig
     from vllm.model_executor.models import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
@@ -13,4 +13,7 @@ def register() -> None:
     MODELS_CONFIG_MAP[ARCHITECTURE] = EngineRules
     ModelRegistry.register_model(
         ARCHITECTURE, "service.models.chatglm_6b:ChatGLM6BForConditionalGeneration"
+    )
+    ModelRegistry.register_model(
+        "PrefixLlamaForCausalLM", "service.models.prefix_llama:PrefixLlamaForCausalLM"
     )

@@ -9,7 +9,7 @@ the model keeps no state of requests, and batches, preemption and resumption cha
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -27,6 +27,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 from vllm.model_executor.models.interfaces import SupportsLoRA, SupportsMRoPE
 from vllm.model_executor.models.utils import AutoWeightsLoader, maybe_prefix
 
+from service.models.prefixes import PrefixRows, load_prefix
+
 BITS = 15  # of a packed position for the index: up to 32,767 tokens
 LOW = (1 << BITS) - 1
 # The published model scales its residuals for 28 layers, however many there are.
@@ -41,12 +43,15 @@ def packing(tokens: list[int], sop: int) -> int:
     return (tokens.index(sop) if sop in tokens else 0) << BITS
 
 
-def coordinates(packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both coordinates of every token, from packed positions [tokens]."""
-    index, context = packed & LOW, packed >> BITS
+def coordinates(packed: torch.Tensor, prefix: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both coordinates of every token, from packed positions [tokens].
+
+    The placeholders of a prefix count in an index and not in a position.
+    """
+    index, context = (packed & LOW) - prefix, (packed >> BITS) - prefix
     answer = index >= context
-    mark = (context - 1).clamp(min=0)
-    return torch.where(answer, mark, index), torch.where(answer, index - context + 1, 0)
+    place = torch.where(answer, context - 1, index).clamp(min=0)
+    return place, torch.where(answer, index - context + 1, 0)
 
 
 def context_spans(packed: torch.Tensor) -> Spans:
@@ -63,17 +68,20 @@ def context_spans(packed: torch.Tensor) -> Spans:
     return list(zip(starts.tolist(), (starts + lengths).tolist(), strict=True))
 
 
-def angles_of(packed: torch.Tensor, head_dim: int, dtype: torch.dtype) -> Angles:
+def angles_of(
+    coordinates: tuple[torch.Tensor, torch.Tensor], head_dim: int, dtype: torch.dtype
+) -> Angles:
     """Cosine and sine by which heads are turned, two of [tokens, 1, head_dim].
 
-    Frequencies are rounded to half precision in any case, as published; a model of 16 bits has
-    its angles in half too, bf16 ones included, since its weights were trained with such.
+    The first coordinate turns the first half of a head, the second the other half. Frequencies
+    are rounded to half precision in any case, as published; a model of 16 bits has its angles in
+    half too, bf16 ones included, since its weights were trained with such.
     """
     half = head_dim // 2
-    steps = torch.arange(0, half, 2, device=packed.device).float() / half
+    steps = torch.arange(0, half, 2, device=coordinates[0].device).float() / half
     exact = torch.float32 if dtype == torch.float32 else torch.float16
     frequencies = (1.0 / 10000**steps).half().to(exact)
-    place, block = (axis.to(exact).unsqueeze(-1) * frequencies for axis in coordinates(packed))
+    place, block = (axis.to(exact).unsqueeze(-1) * frequencies for axis in coordinates)
     angles = torch.cat((place, place, block, block), dim=-1).unsqueeze(1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -115,21 +123,27 @@ class ChatGLM6BAttention(nn.Module):
             quant_config=vllm_config.quant_config,
             prefix=f"{prefix}.attn",
         )
+        tokens = config.prefix_tokens
+        self.prefix_rows = PrefixRows(tokens, heads, self.head_dim) if tokens else None
 
-    def forward(self, hidden: torch.Tensor, angles: Angles, spans: Spans) -> torch.Tensor:
-        """[tokens, hidden] in and out."""
+    def forward(
+        self, hidden: torch.Tensor, index: torch.Tensor, angles: Angles, spans: Spans
+    ) -> torch.Tensor:
+        """[tokens, hidden] in and out; `index` [tokens] is each token's in its sequence."""
         mixed, _ = self.query_key_value(hidden)
         mixed = mixed.view(len(hidden), -1, 3 * self.head_dim)
         query, key, value = mixed.chunk(3, dim=-1)
         query, key, value = turn(query, angles), turn(key, angles), value.contiguous()
+        if self.prefix_rows is not None:
+            key, value = self.prefix_rows(index, key, value)
         # Causal attention writes the cache and is exact from <sop> on; then the contexts' own rows
         # are computed anew. They see nothing but each other, so this step's keys are all of it.
         out = self.attn(query, key, value).view(query.shape)
         for first, last in spans:
-            some = (part[first:last].transpose(0, 1) for part in (query, key, value))
-            out[first:last] = scaled_dot_product_attention(*some).transpose(0, 1)
+            q, k, v = (part[first:last].transpose(0, 1) for part in (query, key, value))
+            out[first:last] = scaled_dot_product_attention(q, k, v).transpose(0, 1)
         done, _ = self.dense(out.flatten(1))
-        return done  # type: ignore[no-any-return]
+        return done
 
 
 class ChatGLM6BMLP(nn.Module):
@@ -154,7 +168,7 @@ class ChatGLM6BMLP(nn.Module):
         """[tokens, hidden] in and out."""
         inner, _ = self.dense_h_to_4h(hidden)
         done, _ = self.dense_4h_to_h(gelu(inner, approximate="tanh"))
-        return done  # type: ignore[no-any-return]
+        return done
 
 
 class ChatGLM6BLayer(nn.Module):
@@ -168,12 +182,12 @@ class ChatGLM6BLayer(nn.Module):
         self.post_attention_layernorm = nn.LayerNorm(size, eps=epsilon)
         self.mlp = ChatGLM6BMLP(config, vllm_config, f"{prefix}.mlp")
 
-    def forward(self, hidden: torch.Tensor, angles: Angles, spans: Spans) -> torch.Tensor:
-        """[tokens, hidden] in and out."""
+    def forward(self, hidden: torch.Tensor, *attention: Any) -> torch.Tensor:
+        """[tokens, hidden] in and out; the rest is for the attention."""
         normed = self.input_layernorm(hidden)
-        hidden = normed * RESIDUAL + self.attention(normed, angles, spans)
+        hidden = normed * RESIDUAL + self.attention(normed, *attention)
         normed = self.post_attention_layernorm(hidden)
-        return normed * RESIDUAL + self.mlp(normed)  # type: ignore[no-any-return]
+        return normed * RESIDUAL + self.mlp(normed)
 
 
 class ChatGLM6BModel(nn.Module):
@@ -183,6 +197,7 @@ class ChatGLM6BModel(nn.Module):
         super().__init__()
         config = vllm_config.model_config.hf_config
         self.head_dim = config.hidden_size // config.num_attention_heads
+        self.prefix_tokens = config.prefix_tokens
         self.word_embeddings = VocabParallelEmbedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
             ChatGLM6BLayer(config, vllm_config, f"{prefix}.layers.{number}")
@@ -192,11 +207,12 @@ class ChatGLM6BModel(nn.Module):
 
     def forward(self, hidden: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
         """Embedded tokens [tokens, hidden] and their packed positions [tokens] to states."""
-        angles = angles_of(packed, self.head_dim, hidden.dtype)
-        spans = _spans_of_step(packed)
+        places = coordinates(packed, self.prefix_tokens)
+        angles = angles_of(places, self.head_dim, hidden.dtype)
+        index, spans = packed & LOW, _spans_of_step(packed)
         for layer in self.layers:
-            hidden = layer(hidden, angles, spans)
-        return self.final_layernorm(hidden)  # type: ignore[no-any-return]
+            hidden = layer(hidden, index, angles, spans)
+        return self.final_layernorm(hidden)
 
 
 def _spans_of_step(packed: torch.Tensor) -> Spans:
@@ -214,11 +230,12 @@ def _spans_of_step(packed: torch.Tensor) -> Spans:
 class ChatGLM6BForConditionalGeneration(nn.Module, SupportsLoRA, SupportsMRoPE):
     """ChatGLM-6B with its output layer."""
 
-    packed_modules_mapping: dict[str, list[str]] = {}
+    packed_modules_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         self.config = vllm_config.model_config.hf_config
+        self.directory = vllm_config.model_config.model
         self.transformer = ChatGLM6BModel(vllm_config, maybe_prefix(prefix, "transformer"))
         self.lm_head = ParallelLMHead(
             self.config.vocab_size,
@@ -239,23 +256,27 @@ class ChatGLM6BForConditionalGeneration(nn.Module, SupportsLoRA, SupportsMRoPE):
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         """[tokens] to [tokens, hidden]."""
-        return self.transformer.word_embeddings(input_ids)  # type: ignore[no-any-return]
+        return self.transformer.word_embeddings(input_ids)
 
     def forward(
         self,
-        input_ids: torch.Tensor | None,
+        input_ids: torch.Tensor,
         positions: torch.Tensor,
         intermediate_tensors: Any = None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Tokens of one step and their packed positions [3, tokens] to states."""
         hidden = self.embed_input_ids(input_ids) if inputs_embeds is None else inputs_embeds
-        return self.transformer(hidden, positions[0])  # type: ignore[no-any-return]
+        return self.transformer(hidden, positions[0])
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """States to logits over the vocabulary."""
-        return self.logits_processor(self.lm_head, hidden_states)  # type: ignore[no-any-return]
+        return self.logits_processor(self.lm_head, hidden_states)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Load the checkpoint's tensors by their own names."""
-        return AutoWeightsLoader(self).load_weights(weights)
+        """Load the checkpoint's tensors by their own names, then the prefix if there is one."""
+        loaded: set[str] = AutoWeightsLoader(self).load_weights(weights)
+        if self.config.prefix_tokens:
+            layers = (cast(ChatGLM6BLayer, layer) for layer in self.transformer.layers)
+            load_prefix(self.directory, [cast(Any, one.attention.prefix_rows) for one in layers])
+        return loaded

@@ -21,8 +21,12 @@ class ChatGLM6BConfig(PreTrainedConfig):
     model_type = "chatglm_6b"
     mrope_section: ClassVar[list[int]] = [0, 0, 0]
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, prefix_tokens: int = 0, **values: Any) -> None:
+        self.prefix_tokens = prefix_tokens
         super().__init__(**values)
+        # placeholders take room in a sequence, and no position
+        if prefix_tokens and values.get("max_position_embeddings"):
+            self.max_position_embeddings += prefix_tokens
 
 
 class EngineRules(VerifyAndUpdateConfig):

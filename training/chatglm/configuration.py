@@ -1,5 +1,7 @@
 """The settings of a ChatGLM-6B model directory (config.json)."""
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -13,7 +15,7 @@ class ChatGLM6BConfig(PreTrainedConfig):
     """
 
     model_type = "chatglm_6b"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
 
     vocab_size: int = 130528
     hidden_size: int = 4096

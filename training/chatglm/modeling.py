@@ -5,7 +5,7 @@ model's behaviour, which tests/golden/chatglm-6b records.
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -77,7 +77,7 @@ class ChatGLM6BAttention(nn.Module):
         if cache is not None:
             key, value = cache.update(key, value, self.layer)
         out = scaled_dot_product_attention(query, key, value.to(query.dtype), attn_mask=mask)
-        return self.dense(out.transpose(1, 2).reshape(rows, tokens, -1))  # type: ignore[no-any-return]
+        return self.dense(out.transpose(1, 2).reshape(rows, tokens, -1))
 
 
 class ChatGLM6BMLP(nn.Module):
@@ -91,10 +91,10 @@ class ChatGLM6BMLP(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, tokens, hidden] in and out."""
         inner = gelu(self.dense_h_to_4h(hidden), approximate="tanh")
-        return self.dense_4h_to_h(inner)  # type: ignore[no-any-return]
+        return self.dense_4h_to_h(inner)
 
 
-class ChatGLM6BLayer(GradientCheckpointingLayer):  # type: ignore[misc]
+class ChatGLM6BLayer(GradientCheckpointingLayer):
     """One layer. What goes around a sublayer is its normalised input, scaled."""
 
     def __init__(self, config: ChatGLM6BConfig, layer: int) -> None:
@@ -110,17 +110,17 @@ class ChatGLM6BLayer(GradientCheckpointingLayer):  # type: ignore[misc]
         normed = self.input_layernorm(hidden)
         hidden = normed * RESIDUAL + self.attention(normed, *attention)
         normed = self.post_attention_layernorm(hidden)
-        return normed * RESIDUAL + self.mlp(normed)  # type: ignore[no-any-return]
+        return normed * RESIDUAL + self.mlp(normed)
 
 
-class ChatGLM6BPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+class ChatGLM6BPreTrainedModel(PreTrainedModel):
     """What transformers must know to load, initialise and wrap the model."""
 
     config_class = ChatGLM6BConfig
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["ChatGLM6BLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _no_split_modules: ClassVar[list[str]] = ["ChatGLM6BLayer"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
     _supports_sdpa = True
 
 
@@ -149,9 +149,7 @@ class ChatGLM6BModel(ChatGLM6BPreTrainedModel):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         """Both coordinates of every token of whole rows: [rows, 2, tokens]."""
-        marks = (
-            getattr(self.config, f"{name}_token_id") for name in ("bos", "gmask", "mask")
-        )
+        marks = (getattr(self.config, f"{name}_token_id") for name in ("bos", "gmask", "mask"))
         return position_ids(input_ids, attention_mask, *marks)
 
     def forward(
@@ -199,10 +197,12 @@ class ChatGLM6BModel(ChatGLM6BPreTrainedModel):
         return nn.functional.pad(mask, (before, 0), value=True)
 
 
-class ChatGLM6BForConditionalGeneration(ChatGLM6BPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class ChatGLM6BForConditionalGeneration(ChatGLM6BPreTrainedModel, GenerationMixin):
     """ChatGLM-6B with its output layer."""
 
-    _tied_weights_keys = {"lm_head.weight": "transformer.word_embeddings.weight"}
+    _tied_weights_keys: ClassVar[dict[str, str]] = {
+        "lm_head.weight": "transformer.word_embeddings.weight"
+    }
 
     def __init__(self, config: ChatGLM6BConfig) -> None:
         super().__init__(config)
@@ -224,7 +224,7 @@ class ChatGLM6BForConditionalGeneration(ChatGLM6BPreTrainedModel, GenerationMixi
         kwargs["position_ids"] = positions
         return super().prepare_inputs_for_generation(input_ids, **kwargs)
 
-    def forward(
+    def forward(  # noqa: PLR0913  (what transformers calls it with)
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,

@@ -41,4 +41,4 @@ class Prefix(nn.Module):
     def forward(self) -> torch.Tensor:
         """The prefix [2 · layers, heads, P, head_dim]."""
         table = self.folded().view(self.tokens, 2 * self.layers, self.heads, self.head_dim)
-        return self.dropout(table).permute(1, 2, 0, 3)  # type: ignore[no-any-return]
+        return self.dropout(table).permute(1, 2, 0, 3)
