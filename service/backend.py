@@ -42,6 +42,8 @@ class GenerationRequest:
     sampling: dict[str, Any]
     stream: bool = False
     """True: steps carry deltas. False: one step carries the whole output."""
+    adapter: str | None = None
+    """Name of a LoRA adapter, None for the model as it is."""
 
 
 class Engine(Protocol):

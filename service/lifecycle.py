@@ -9,6 +9,7 @@ from enum import StrEnum
 from service.backend import Engine, GenerationRequest
 from service.errors import UnavailableError
 from service.metrics import Metrics
+from service.prompt import PromptEncoder
 
 logger = logging.getLogger("mergeline")
 WATCH_EVERY_S = 0.5
@@ -72,7 +73,8 @@ class Lifecycle:
 
     async def _generate_one_token(self) -> None:
         sampling = {"max_tokens": 1, "temperature": 0.0}
-        request = GenerationRequest("warm-up", [self._engine.vocab_size - 1], sampling)
+        ids = PromptEncoder(self._engine.tokenizer).encode("1", raw=False)
+        request = GenerationRequest("warm-up", ids, sampling)
         async with aclosing(self._engine.generate(request)) as steps:
             async for _ in steps:
                 pass

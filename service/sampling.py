@@ -7,7 +7,7 @@ from service.schemas import Parameters
 from service.settings import Settings
 
 GREEDY_BELOW = 1e-5  # vLLM would clamp such a temperature to 0.01 and sample
-ALIASES = {"max_new_tokens", "do_sample", "raw"}
+NOT_SAMPLING = {"max_new_tokens", "do_sample", "adapter", "raw"}
 
 
 def to_sampling(parameters: Parameters, settings: Settings, vocab_size: int) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def to_sampling(parameters: Parameters, settings: Settings, vocab_size: int) -> 
     `max_tokens` stays out when the request does not give it: it depends on each prompt.
     Raises InvalidRequestError naming the field.
     """
-    fields = parameters.model_dump(exclude_none=True, exclude=ALIASES)
+    fields = parameters.model_dump(exclude_none=True, exclude=NOT_SAMPLING)
     if parameters.max_new_tokens is not None:
         fields["max_tokens"] = parameters.max_new_tokens
     fields["temperature"] = _temperature(parameters, settings)

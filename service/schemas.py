@@ -50,6 +50,7 @@ class Parameters(BaseModel):
     max_new_tokens: int | None = Field(None, ge=1, lt=2**31, description="alias of max_tokens")
     do_sample: bool | None = Field(None, description="false: greedy; true: temperature 1 if unset")
 
+    adapter: NonEmpty | None = Field(None, description="name of an adapter served beside it")
     raw: bool = Field(False, description="send the prompt verbatim, without the chat template")
 
     @model_validator(mode="after")

@@ -1,10 +1,12 @@
 """All settings of the service: each is a flag, and a SERVICE_* variable."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.adapters import parse_adapters, room_for
 
 
 class Settings(BaseSettings):
@@ -31,6 +33,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: int = Field(8000, ge=0, le=65535)
 
+    adapters: str = Field(
+        "",
+        description="LoRA adapters served beside the model: name=directory name=directory ...",
+    )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="number format of the weights; auto: as stored"
     )
@@ -43,6 +49,9 @@ class Settings(BaseSettings):
     cpu_kvcache_gib: int = Field(2, ge=1, description="size of the key-value cache on a CPU")
     enforce_eager: bool | None = Field(
         None, description="skip compilation; default: yes on a CPU, no on a GPU"
+    )
+    engine_args: dict[str, Any] = Field(
+        {}, description="further arguments of vLLM's engine, a JSON object by their own names"
     )
     engine_seed: int = Field(0, ge=0, description="seed of the engine's own random numbers")
 
@@ -62,6 +71,18 @@ class Settings(BaseSettings):
         if not (model / "config.json").is_file():
             raise ValueError(f"{model} is no model directory: it has no config.json")
         return model
+
+    @field_validator("adapters")
+    @classmethod
+    def _name_adapters(cls, adapters: str) -> str:
+        if adapters:
+            room_for(parse_adapters(adapters))
+        return adapters
+
+    @property
+    def adapter_names(self) -> list[str]:
+        """What requests may name as their adapter."""
+        return [adapter.name for adapter in parse_adapters(self.adapters)]
 
     @property
     def model_name(self) -> str:

@@ -34,6 +34,10 @@ def add_adapter(model: Any, config: TrainConfig, updates: int) -> Any:
     """
     from peft import get_peft_model
 
+    if config.prefix and model.config.model_type == "chatglm_6b":
+        from training.chatglm.tuned import PrefixTunedModel
+
+        return PrefixTunedModel(model, config.prefix)
     section = next(name for name in ("lora", "adalora", "prefix") if getattr(config, name))
     try:
         wrapped = get_peft_model(model, _peft_config(model, config, updates))

@@ -21,6 +21,13 @@ from training.files import write_aside
 from training.hub import local_directory
 from training.merged_weights import Written, write_weights
 from training.model_files import copy_model_files, read_config
+from training.prefix_files import (
+    PrefixAdapter,
+    config_changes,
+    is_prefix,
+    read_prefix,
+    write_prefix,
+)
 from training.provenance import write_provenance
 from training.rounding import Tally
 from training.safetensors_stream import FLOAT_SIZES, TORCH_NAMES, StoredTensor
@@ -93,19 +100,43 @@ def merge(
     code = {name: code for code, name in TORCH_NAMES.items()}.get(dtype or "")
     with write_aside(output) as aside:
         config = read_config(base)
-        loras = _read_adapters(adapters)
+        prefix = _read_prefix(adapters, bool(prompts))
+        loras = [] if prefix else _read_adapters(adapters)
         model = compose(read_model(base), loras, bool(config.get("tie_word_embeddings")))
         shards = plan_shards(model.planned(), aside, max_shard_size, code)
         changes = model.config | ({"dtype": dtype} if dtype else {})
+        if prefix:
+            changes |= config_changes(base, config, prefix)
+            write_prefix(aside, config, prefix)
         notes = model.notes + copy_model_files(base, adapters, aside, changes, model.rows)
         written = write_weights(shards, model.parts)
+        if loras and not written.changed:
+            raise TrainingError(
+                "rounding leaves nothing of the adapters' change: merge with --dtype float32"
+            )
         check_shards(shards, written.sums)
         report = _report(shards, written, notes)
         if prompts:
             verdict = verify(base, loras, aside, report.dtype, prompts)
             report = replace(report, verdict=verdict)
-        write_provenance(aside, base, loras, written.sums, _details(report, dtype))
+        used = [prefix] if prefix else loras
+        write_provenance(aside, base, used, written.sums, _details(report, dtype))
     return report
+
+
+def _read_prefix(adapters: Sequence[Path], verified: bool) -> PrefixAdapter | None:
+    """The prefix, when that is what is to be put into the directory."""
+    prefixes = [path for path in adapters if is_prefix(path)]
+    if not prefixes:
+        return None
+    if len(adapters) > 1:
+        raise TrainingError(
+            f"{prefixes[0]} is a prefix, which goes into a model directory alone: merge the others"
+            " first, then this one into the result"
+        )
+    if verified:
+        raise TrainingError(f"{prefixes[0]} is a prefix: --verify checks changed weights only")
+    return read_prefix(prefixes[0])
 
 
 def _read_adapters(paths: Sequence[Path]) -> list[Adapter]:

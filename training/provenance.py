@@ -5,19 +5,25 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from training.adapter_files import Adapter
 from training.files import write_json
 from training.hub import public_name
 
 NAME = "provenance.json"
 
 
+class Source(Protocol):
+    """An adapter of any kind."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What is worth knowing of it, its sha256 among that."""
+
+
 def write_provenance(
     output: Path,
     base: Path,
-    adapters: Sequence[Adapter],
+    adapters: Sequence[Source],
     sums: Mapping[str, str],
     details: Mapping[str, Any],
 ) -> None:

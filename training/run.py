@@ -117,6 +117,8 @@ def _load_base(config: TrainConfig, processes: Processes) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    import training.chatglm  # so that ChatGLM-6B is known
+
     if not processes.first:
         logging.disable_progress_bar()
     if config.precision == "fp16" and processes.device.type == "cpu":
@@ -124,6 +126,8 @@ def _load_base(config: TrainConfig, processes: Processes) -> Any:
     base = AutoModelForCausalLM.from_pretrained(
         str(config.model), dtype=_dtype(config), trust_remote_code=False
     )
+    if base.config.model_type == training.chatglm.MODEL_TYPE and config.data.batching == "packed":
+        raise TrainingError("ChatGLM-6B's contexts cannot be packed: use data.batching=grouped")
     base.config.use_cache = False  # a cache is dead weight in training
     if config.gradient_checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})

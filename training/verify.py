@@ -91,6 +91,8 @@ def _load(directory: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
+
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 
 

@@ -1,0 +1,175 @@
+"""ChatGLM-6B and trained prefixes, served: the ids that the original 2023 code gave."""
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from tests.chatglm import GOLDEN, Row, converted_base, golden_rows
+from tests.server import ServerProcess, serving
+from training.merge import merge
+
+TOKENS = 24
+# 32 tokens a block, 14 blocks: the golden prompts take up to 6 each, so requests get preempted
+SCARCE = {
+    "max_model_len": 400,
+    "engine_args": '{"block_size": 32, "num_gpu_blocks_override": 14}',
+}
+ADAPTER = f"tuned={GOLDEN / 'lora_adapter'}"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return converted_base(tmp_path_factory.mktemp("chatglm") / "base")
+
+
+@pytest.fixture(scope="module")
+def tuned(base: Path) -> Path:
+    merge(base, [GOLDEN / "ptuning"], base.parent / "ptuned")
+    return base.parent / "ptuned"
+
+
+@pytest.fixture(scope="module")
+def both(base: Path) -> Iterator[ServerProcess]:
+    """The base with the LoRA adapter beside it, and few cache blocks."""
+    log = base.parent / "base.log"
+    with serving(base, log, adapters=ADAPTER, **SCARCE) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def prefixed(tuned: Path) -> Iterator[ServerProcess]:
+    with serving(tuned, tuned.parent / "ptuned.log", **SCARCE) as server:
+        yield server
+
+
+def body(row: Row, adapter: str | None = None) -> dict[str, Any]:
+    prompt, raw = row.request
+    parameters = {"max_tokens": TOKENS, "ignore_eos": True, "logprobs": 20, "raw": raw}
+    return {"prompt": prompt, "parameters": parameters | ({"adapter": adapter} if adapter else {})}
+
+
+def ids(result: dict[str, Any]) -> list[int]:
+    return [position["token_id"] for position in result["logprobs"]]
+
+
+def alone(server: ServerProcess, rows: Sequence[Row], adapter: str | None = None) -> list[Any]:
+    answers = [
+        httpx.post(f"{server.url}/generate", json=body(row, adapter), timeout=300) for row in rows
+    ]
+    assert [answer.status_code for answer in answers] == [200] * len(rows)
+    return [answer.json() for answer in answers]
+
+
+def at_random(server: ServerProcess, requests: Sequence[dict[str, Any]]) -> list[Any]:
+    """All requests within a second, at moments drawn at random."""
+
+    async def one(client: httpx.AsyncClient, request: dict[str, Any], delay: float) -> Any:
+        await asyncio.sleep(delay)
+        answer = await client.post("/generate", json=request)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def every() -> list[Any]:
+        draw = random.Random(0)
+        async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
+            jobs = [one(client, request, draw.random()) for request in requests]
+            return await asyncio.gather(*jobs)
+
+    return asyncio.run(every())
+
+
+def assert_first_logits(results: Sequence[dict[str, Any]], rows: Sequence[Row]) -> None:
+    """The 20 likeliest first tokens have the log-probabilities of the golden logits."""
+    for result, row in zip(results, rows, strict=True):
+        expected = torch.tensor(row.logits, dtype=torch.float64).log_softmax(dim=0)
+        top = result["logprobs"][0]["top_logprobs"]
+        assert len(top) == 20
+        for token in top:
+            assert abs(token["logprob"] - float(expected[token["token_id"]])) <= 5e-3
+
+
+@pytest.mark.parametrize(("variant", "adapter"), [("base", None), ("lora", "tuned")])
+def test_base_and_adapter_answer_alone_as_the_original_did(
+    both: ServerProcess, variant: str, adapter: str | None
+) -> None:
+    rows = golden_rows(variant)
+    results = alone(both, rows, adapter)
+    assert [ids(result) for result in results] == [row.greedy_ids for row in rows]
+    assert [result["usage"]["prompt_tokens"] for result in results] == [
+        len(row.input_ids) for row in rows
+    ]
+    assert_first_logits(results, rows)
+
+
+def test_a_list_is_one_batch_with_the_same_ids(both: ServerProcess) -> None:
+    for variant, adapter in (("base", {}), ("lora", {"adapter": "tuned"})):
+        rows = [row for row in golden_rows(variant) if row.prompt]
+        prompts = [row.prompt for row in rows]
+        served = both.generated_ids(prompts, max_tokens=TOKENS, ignore_eos=True, **adapter)
+        assert served == [row.greedy_ids for row in rows]
+
+
+def test_preempted_requests_with_and_without_adapter_mixed_at_random_are_right(
+    both: ServerProcess,
+) -> None:
+    plan = [(row, None) for row in golden_rows("base")]
+    plan += [(row, "tuned") for row in golden_rows("lora")]  # type: ignore[misc]
+    plan *= 2
+    random.Random(1).shuffle(plan)
+    before = both.metric("vllm:num_preemptions_total")
+    results = at_random(both, [body(row, adapter) for row, adapter in plan])
+    assert len(results) == 48
+    assert [ids(result) for result in results] == [row.greedy_ids for row, _ in plan]
+    assert both.metric("vllm:num_preemptions_total") > before
+
+
+def test_p_tuned_alone_in_a_batch_and_preempted(prefixed: ServerProcess) -> None:
+    rows = golden_rows("ptuning")
+    results = alone(prefixed, rows)
+    assert [ids(result) for result in results] == [row.greedy_ids for row in rows]
+    assert_first_logits(results, rows)
+    # the placeholders of the prefix are nobody's tokens
+    assert results[1]["usage"]["prompt_tokens"] == len(rows[1].input_ids)
+    assert httpx.get(f"{prefixed.url}/info").json()["max_model_len"] == 400
+    worded = [row for row in rows if row.prompt]
+    served = prefixed.generated_ids(
+        [row.prompt for row in worded], max_tokens=TOKENS, ignore_eos=True
+    )
+    assert served == [row.greedy_ids for row in worded]
+    before = prefixed.metric("vllm:num_preemptions_total")
+    results = at_random(prefixed, [body(row) for row in rows * 4])
+    assert [ids(result) for result in results] == [row.greedy_ids for row in rows * 4]
+    assert prefixed.metric("vllm:num_preemptions_total") > before
+
+
+def test_a_merged_adapter_answers_as_the_original_did(base: Path, tmp_path: Path) -> None:
+    merge(base, [GOLDEN / "lora_adapter"], tmp_path / "merged")
+    rows = golden_rows("lora")
+    with serving(tmp_path / "merged", tmp_path / "server.log") as server:
+        results = alone(server, rows)
+    assert [ids(result) for result in results] == [row.greedy_ids for row in rows]
+
+
+def test_control_tokens_are_data_or_refused(both: ServerProcess) -> None:
+    """A literal [gMASK] would move positions, a literal <sop> would end the question."""
+
+    def refused(prompt: str, *, raw: bool) -> str:
+        request = {"prompt": prompt, "parameters": {"raw": raw}}
+        answer = httpx.post(f"{both.url}/generate", json=request, timeout=300)
+        assert answer.status_code == 400
+        assert answer.json()["param"] == "prompt"
+        return str(answer.json()["error"])
+
+    for token in ("[gMASK]", "<sop>", "<eop>", "[MASK]"):
+        assert token in refused(f"前{token}后", raw=False)
+    for prompt in ("头痛", "头痛<sop>", "<sop>", "头[gMASK]痛[gMASK]<sop>", "头<sop>痛[gMASK]<sop>"):
+        assert "[gMASK]<sop>" in refused(prompt, raw=True)
+    # the first word of an answer given: all is as if it had been generated
+    row = golden_rows("base")[1]
+    both.generate(f"{row.prompt}[gMASK]<sop>的", raw=True, max_tokens=4)
