@@ -110,10 +110,7 @@ def merge(
             write_prefix(aside, config, prefix)
         notes = model.notes + copy_model_files(base, adapters, aside, changes, model.rows)
         written = write_weights(shards, model.parts)
-        if loras and not written.changed:
-            raise TrainingError(
-                "rounding leaves nothing of the adapters' change: merge with --dtype float32"
-            )
+        _check_changed(loras, written)
         check_shards(shards, written.sums)
         report = _report(shards, written, notes)
         if prompts:
@@ -122,6 +119,13 @@ def merge(
         used = [prefix] if prefix else loras
         write_provenance(aside, base, used, written.sums, _details(report, dtype))
     return report
+
+
+def _check_changed(loras: Sequence[Adapter], written: Written) -> None:
+    if loras and not written.changed:
+        raise TrainingError(
+            "rounding leaves nothing of the adapters' change: merge with --dtype float32"
+        )
 
 
 def _read_prefix(adapters: Sequence[Path], verified: bool) -> PrefixAdapter | None:

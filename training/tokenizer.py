@@ -20,7 +20,8 @@ def tokenizer_from_sentencepiece(model: Path, max_length: int) -> Any:
     """
     from transformers import PreTrainedTokenizerFast
 
-    proto = _read(model)
+    proto = read_sentencepiece(model)
+    _check_kind(proto, model)
     return PreTrainedTokenizerFast(
         tokenizer_object=_backend(proto),
         unk_token=proto.trainer_spec.unk_piece,
@@ -33,7 +34,12 @@ def tokenizer_from_sentencepiece(model: Path, max_length: int) -> Any:
     )
 
 
-def _read(model: Path) -> Any:
+def read_sentencepiece(model: Path) -> Any:
+    """Return the ModelProto in the file `model`.
+
+    Raises:
+        TrainingError: it is missing or not a sentencepiece model.
+    """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from sentencepiece import sentencepiece_model_pb2
 
@@ -44,12 +50,15 @@ def _read(model: Path) -> Any:
         raise TrainingError(f"{model}: cannot read the tokenizer: {error.strerror}") from error
     except DecodeError as error:
         raise TrainingError(f"{model}: not a sentencepiece model") from error
+    return proto
+
+
+def _check_kind(proto: Any, model: Path) -> None:
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     if trainer.model_type != trainer.BPE or not trainer.byte_fallback:
         raise TrainingError(f"{model}: expected a BPE model with byte fallback, as LLaMA's is")
     if normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces:
         raise TrainingError(f"{model}: expected identity normalisation, as LLaMA's is")
-    return proto
 
 
 def _backend(proto: Any) -> Any:

@@ -168,7 +168,13 @@ def test_control_tokens_are_data_or_refused(both: ServerProcess) -> None:
 
     for token in ("[gMASK]", "<sop>", "<eop>", "[MASK]"):
         assert token in refused(f"前{token}后", raw=False)
-    for prompt in ("头痛", "头痛<sop>", "<sop>", "头[gMASK]痛[gMASK]<sop>", "头<sop>痛[gMASK]<sop>"):
+    for prompt in (
+        "头痛",
+        "头痛<sop>",
+        "<sop>",
+        "头[gMASK]痛[gMASK]<sop>",
+        "头<sop>痛[gMASK]<sop>",
+    ):
         assert "[gMASK]<sop>" in refused(prompt, raw=True)
     # the first word of an answer given: all is as if it had been generated
     row = golden_rows("base")[1]

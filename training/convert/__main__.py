@@ -19,11 +19,12 @@ examples:
   python -m training.convert llama --input LLaMA/7B --tokenizer LLaMA/tokenizer.model \\
       --output models/llama-7b
   python -m training.convert hf --input old-checkpoint --output models/clean --template llama
+  python -m training.convert chatglm --input chatglm-6b --output models/chatglm-6b
   python -m training.convert gguf --input model.Q8_0.gguf --output models/from-gguf
 
-`python -m training.convert llama --help` (or hf, gguf) tells more. The output appears only when it
-is complete and checked; it must not exist before. Train on it (training.train), merge adapters into
-it (training.merge), or serve it as it is (python -m service --model DIR).
+`python -m training.convert llama --help` (or hf, chatglm, gguf) tells more. The output appears only
+when it is complete and checked; it must not exist before. Train on it (training.train), merge
+adapters into it (training.merge), or serve it as it is (python -m service --model DIR).
 """
 LLAMA = """\
 Convert LLaMA 1 or 2 as Meta released it: a directory with params.json and consolidated.00.pth (one
@@ -56,6 +57,21 @@ examples:
   python -m training.convert hf --input chinese-llama-7b --output models/chinese-llama-7b \\
       --template llama
   python -m training.convert hf --input model-fp32 --output models/model-fp16 --dtype float16
+"""
+CHATGLM = """\
+Convert ChatGLM-6B, the hub's THUDM/chatglm-6b: pytorch_model-*.bin (or safetensors), config.json,
+ice_text.model. Its Python files are neither run nor copied.
+
+Every weight keeps its bits and its name; rows of image tokens, which the first release has
+(vocab_size 150528), are left out and ids counted without them. tokenizer.json gives the ids of the
+original tokenizer. The model type becomes chatglm_6b, since "chatglm" now means ChatGLM2 and 3.
+Quantised checkpoints (int4, int8), ChatGLM2 and ChatGLM3 are refused.
+"""
+CHATGLM_END = """\
+examples:
+  python -m training.convert chatglm --input chatglm-6b --output models/chatglm-6b
+  python -m training.convert chatglm --input chatglm-6b --output models/chatglm-6b-bf16 \\
+      --dtype bfloat16
 """
 GGUF = """\
 Convert a GGUF file (llama.cpp's format). Its blocks become plain weights, so the output is several
@@ -106,6 +122,12 @@ def _hf(args: argparse.Namespace) -> Report:
     )
 
 
+def _chatglm(args: argparse.Namespace) -> Report:
+    from training.convert.chatglm import convert_chatglm
+
+    return convert_chatglm(args.input, args.output, args.template, args.dtype, args.max_shard_size)
+
+
 def _gguf(args: argparse.Namespace) -> Report:
     from training.convert.gguf import convert_gguf
 
@@ -122,6 +144,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sources = parser.add_subparsers(title="sources", metavar="SOURCE", required=True)
     _add_llama(sources)
     _add_hf(sources)
+    _add_chatglm(sources)
     _add_gguf(sources)
     return parser.parse_args(argv)
 
@@ -161,6 +184,20 @@ def _add_hf(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     _add_format(parser, None)
     _add_dtype(parser, None, "each tensor's own")
     parser.set_defaults(run=_hf)
+
+
+def _add_chatglm(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = sources.add_parser(
+        "chatglm",
+        help="ChatGLM-6B as the hub has it: .bin files, ice_text.model",
+        description=CHATGLM,
+        epilog=CHATGLM_END,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_places(parser, "DIR", "directory with config.json, weights and ice_text.model")
+    _add_format(parser, "chatglm")
+    _add_dtype(parser, None, "each tensor's own")
+    parser.set_defaults(run=_chatglm)
 
 
 def _add_gguf(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -1,19 +1,17 @@
 """An older Hugging Face directory (pytorch_model*.bin or safetensors) to a clean one."""
 
-from collections.abc import Iterator, Mapping
-from math import prod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from training.composition import EMBEDDINGS, HEADS, same_values
-from training.convert.output import Report, report, write_weights
+from training.convert.output import Report, copied, report, write_weights
 from training.errors import TrainingError
 from training.files import write_aside
 from training.model_files import copy_model_files, read_config
 from training.provenance import write_provenance
 from training.rendering import read_template
-from training.rounding import CHUNK_ELEMENTS, copy_chunk
-from training.safetensors_stream import FLOAT_SIZES, TORCH_NAMES, Bytes, StoredTensor
+from training.safetensors_stream import TORCH_NAMES, StoredTensor
 from training.shards import plan_shards
 from training.weights import read_model
 
@@ -42,18 +40,12 @@ def convert_directory(
     code = {name: code for code, name in TORCH_NAMES.items()}.get(dtype or "")
     with write_aside(output) as aside:
         shards = plan_shards(tensors.values(), aside, max_shard_size, code)
-        sums = write_weights(shards, lambda to: _copied(tensors[to.name], to.dtype))
+        sums = write_weights(shards, lambda to: copied(tensors[to.name], to.dtype))
         changes = {"dtype": dtype} if dtype else {}
         notes += copy_model_files(source, [], aside, changes, _rows(tensors), chat)
         details = {"converted_from": "Hugging Face directory", "dtype": dtype or "as in the source"}
         write_provenance(aside, source, (), sums, details)
     return report(shards, notes)
-
-
-def _copied(source: StoredTensor, dtype: str) -> Iterator[Bytes]:
-    count = prod(source.shape) if source.dtype in FLOAT_SIZES else source.size
-    for first in range(0, count, CHUNK_ELEMENTS):
-        yield copy_chunk(source, dtype, first, min(CHUNK_ELEMENTS, count - first))
 
 
 def _rows(tensors: Mapping[str, StoredTensor]) -> int | None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from tqdm import tqdm
 
-from training.safetensors_stream import Bytes, StoredTensor
+from training.rounding import CHUNK_ELEMENTS, copy_chunk
+from training.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor
 from training.shards import Shard, check_shards, write_index, write_shard
 
 Chunks = Callable[[StoredTensor], Iterable[Bytes]]
@@ -37,6 +39,17 @@ def write_weights(shards: Sequence[Shard], chunks: Chunks) -> dict[str, str]:
     write_index(shards)
     check_shards(shards, sums)
     return sums
+
+
+def copied(source: StoredTensor, dtype: str) -> Iterator[Bytes]:
+    """Yield the bytes of `source`, rounded to `dtype` if it is a floating tensor, in chunks.
+
+    Raises:
+        TrainingError: the weight or the result holds NaN or Inf.
+    """
+    count = prod(source.shape) if source.dtype in FLOAT_SIZES else source.size
+    for first in range(0, count, CHUNK_ELEMENTS):
+        yield copy_chunk(source, dtype, first, min(CHUNK_ELEMENTS, count - first))
 
 
 def _counted(shard: Shard, chunks: Chunks, progress: Callable[[int], object]) -> Iterator[Bytes]:
