@@ -58,6 +58,11 @@ def _peft_config(model: Any, config: TrainConfig, updates: int) -> Any:
     if isinstance(settings, AdaLoraSettings):
         return _adalora(settings, updates)
     assert settings is not None  # config.py sees to it
+    if config.gradient_checkpointing:
+        raise TrainingError(
+            "gradient_checkpointing recomputes without peft's prefix: switch it off"
+            " (ChatGLM-6B's prefixes can be trained with it)"
+        )
     return _prefix(settings, model.config.get_text_config())
 
 

@@ -120,8 +120,6 @@ class TrainConfig(_Section):
             raise ValueError("give exactly one of the sections 'lora', 'adalora' and 'prefix'")
         if (self.keep_best or self.patience) and not (self.eval_every and self.data.eval):
             raise ValueError("keep_best and patience need eval_every and data.eval")
-        if self.prefix and self.gradient_checkpointing:
-            raise ValueError("gradient_checkpointing recomputes without the prefix: switch it off")
         if self.prefix and self.data.batching == "packed":
             raise ValueError("a prefix stands once before a row: use data.batching=grouped")
         if self.parallel == "fsdp" and not self.lora:

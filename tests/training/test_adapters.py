@@ -71,6 +71,11 @@ def test_adalora_ends_with_the_ranks_it_was_given(recipe: Path) -> None:
     assert sum(len(values) for name, values in saved.items() if "lora_E" in name) == kept
 
 
+def test_a_prefix_of_peft_s_with_checkpointing_is_refused(recipe: Path) -> None:
+    with pytest.raises(TrainingError, match="recomputes without peft's prefix"):
+        adapter_from(recipe, "lora=null", "prefix={tokens: 5}", "gradient_checkpointing=true")
+
+
 def test_adalora_that_outlasts_the_run_is_refused_with_the_run_s_length(recipe: Path) -> None:
     with pytest.raises(TrainingError, match="adalora does not fit this model and run of 6 updates"):
         adapter_from(recipe, "lora=null", "adalora={tinit: 4, tfinal: 4}")

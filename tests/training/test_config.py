@@ -54,7 +54,6 @@ def test_a_learning_rate_without_a_dot_is_a_number(tmp_path: Path) -> None:
         (GOOD, ["prefix.tokens=4"], ["exactly one of the sections 'lora', 'adalora' and 'prefix'"]),
         (GOOD, ["keep_best=true"], ["keep_best and patience need eval_every and data.eval"]),
         (GOOD, ["patience=2", "eval_every=5"], ["need eval_every and data.eval"]),
-        (PREFIX, ["gradient_checkpointing=true"], ["recomputes without the prefix"]),
         (PREFIX, ["data.batching=packed"], ["use data.batching=grouped"]),
         (PREFIX, ["parallel=fsdp"], ["use parallel=ddp"]),
         (GOOD, ["parallel=fsdp", "precision=fp16"], ["use precision=bf16"]),

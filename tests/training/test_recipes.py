@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chatglm import converted_base
 from tests.paths import ROOT
 from training.config import load_config
 from training.train import train
@@ -21,11 +22,13 @@ SHORT = {
 def test_recipe_trains_a_few_updates(
     path: Path, recipe: Path, base_model: Path, tmp_path: Path
 ) -> None:
-    data = tmp_path / "train.json"
+    data, template = tmp_path / "train.json", "llama"
+    if path.stem in ("chatglm_lora", "chatglm_ptuning"):
+        base_model, template = converted_base(tmp_path / "chatglm"), "null"
     changes = {
         **SHORT,
         **{"model": base_model, "output": tmp_path / "adapter"},
-        **{"data.train": data, "data.eval": data, "template": "llama"},
+        **{"data.train": data, "data.eval": data, "template": template},
     }
     if load_config(path, []).adalora:
         changes |= {"adalora.tinit": "1", "adalora.tfinal": "1", "adalora.delta_t": "1"}
@@ -37,4 +40,5 @@ def test_recipe_trains_a_few_updates(
 
 
 def test_the_recipes_of_the_original_are_there() -> None:
-    assert {"llama_lora", "llama_prefix", "llama_adalora"} <= {path.stem for path in RECIPES}
+    llama = {"llama_lora", "llama_prefix", "llama_adalora"}
+    assert llama | {"chatglm_lora", "chatglm_ptuning"} <= {path.stem for path in RECIPES}

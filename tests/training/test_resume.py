@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.chatglm import converted_base
 from tests.models import weights
 
 UPDATES = 6
@@ -109,12 +110,16 @@ def test_killed_anywhere_and_resumed_gives_the_same_weights_and_log(
         ["lora=null", "adalora={init_r: 4, target_r: 2, tinit: 1, tfinal: 1}"],
         ["lora=null", "prefix={tokens: 3, projection: true, projection_size: 8}"],
         ["optim.micro_batch=1", "gradient_checkpointing=true"],
+        ["model=CHATGLM", "lora=null", "prefix={tokens: 3, projection: true, projection_size: 8}"],
     ],
-    ids=["dora", "adalora", "prefix", "accumulated"],
+    ids=["dora", "adalora", "prefix", "accumulated", "p-tuning"],
 )
 def test_every_kind_of_adapter_resumes_exactly(
     recipe: Path, tmp_path: Path, overrides: list[str]
 ) -> None:
+    if "model=CHATGLM" in overrides:
+        model = converted_base(tmp_path / "chatglm")
+        overrides = [f"model={model}", "template=chatglm", *overrides[1:]]
     assert train_in_process(recipe, overrides) == 0
     overrides = [f"output={tmp_path / 'other'}", *overrides]
     assert train_in_process(recipe, overrides, kill="after 5") == -signal.SIGKILL
