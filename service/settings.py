@@ -38,7 +38,7 @@ class Settings(BaseSettings):
         description="LoRA adapters served beside the model: name=directory name=directory ...",
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="number format of the weights; auto: as stored"
+        "auto", description="number format of the weights; auto: as stored, 16 bits for float32"
     )
     max_model_len: int | None = Field(
         None, ge=8, description="most tokens of prompt + output; default: what the model allows"

@@ -1,7 +1,12 @@
 """ChatGLM-6B and trained prefixes, served: the ids that the original 2023 code gave."""
 
 import asyncio
+import os
 import random
+import signal
+import socket
+import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,7 @@ import pytest
 import torch
 
 from tests.chatglm import GOLDEN, Row, converted_base, golden_rows
+from tests.paths import ROOT
 from tests.server import ServerProcess, serving
 from training.merge import merge
 
@@ -154,6 +160,31 @@ def test_a_merged_adapter_answers_as_the_original_did(base: Path, tmp_path: Path
     with serving(tmp_path / "merged", tmp_path / "server.log") as server:
         results = alone(server, rows)
     assert [ids(result) for result in results] == [row.greedy_ids for row in rows]
+
+
+def test_make_serve_serves_a_converted_directory(base: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    row, deadline = golden_rows("base")[1], time.monotonic() + 300
+    with (tmp_path / "make.log").open("wb") as log:
+        command = ["make", "serve", f"MODEL={base}", f"PORT={port}"]
+        settings = {**os.environ, "SERVICE_DTYPE": "float32"}
+        make = subprocess.Popen(
+            command, cwd=ROOT, env=settings, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        while make.poll() is None and time.monotonic() < deadline:
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        answer = httpx.post(f"http://127.0.0.1:{port}/generate", json=body(row), timeout=300)
+        assert ids(answer.json()) == row.greedy_ids
+    finally:
+        os.killpg(make.pid, signal.SIGTERM)
+        make.wait(timeout=120)
 
 
 def test_control_tokens_are_data_or_refused(both: ServerProcess) -> None:
