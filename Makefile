@@ -14,7 +14,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 COMPOSE := docker compose $(if $(filter cpu,$(VARIANT)),-f docker-compose.yml -f docker/compose.cpu.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve predict train merge demo demo-score smollm2 up test check bench-training clean
+.PHONY: help serve predict train merge demo demo-score smollm2 up test check bench-training bench-chatglm clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ check: $(DEV)  ## lint, types, import rules, size limits
 bench-training: $(READY)  ## measure training speed and merging (time, memory) against the usual ways
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.training_speed
 	$(BIN)/python -m tests.bench.merging
+
+bench-chatglm: $(READY)  ## ChatGLM-6B: speed of the service against transformers' generate
+	$(BIN)/python -m tests.bench.chatglm_speed
 
 clean:  ## remove what was built, the virtual environment included
 	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
