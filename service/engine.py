@@ -126,6 +126,8 @@ class VLLMEngine:
         settings = self._settings
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kvcache_gib))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        if self._placement.marks:  # ChatGLM-6B's positions were tried with the first runner only
+            os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM

@@ -26,6 +26,7 @@ from training.prefix_files import (
     config_changes,
     is_prefix,
     read_prefix,
+    refuse_prefixed,
     write_prefix,
 )
 from training.provenance import write_provenance
@@ -100,6 +101,7 @@ def merge(
     code = {name: code for code, name in TORCH_NAMES.items()}.get(dtype or "")
     with write_aside(output) as aside:
         config = read_config(base)
+        refuse_prefixed(base, config)
         prefix = _read_prefix(adapters, bool(prompts))
         loras = [] if prefix else _read_adapters(adapters)
         model = compose(read_model(base), loras, bool(config.get("tie_word_embeddings")))

@@ -48,6 +48,18 @@ class PrefixAdapter:
         return {"name": public_name(self.path), "sha256": digest, "prefix_tokens": self.tokens}
 
 
+def refuse_prefixed(base: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a base that has a prefix already: with other weights or another, it means nothing.
+
+    Raises:
+        TrainingError: it has.
+    """
+    if config.get("prefix_tokens"):
+        raise TrainingError(
+            f"{base} holds a trained prefix: merge into the model that the prefix was put into"
+        )
+
+
 def is_prefix(directory: Path) -> bool:
     """Whether the adapter directory holds a prefix rather than a change of weights."""
     adapter, model = directory / "adapter_config.json", directory / "config.json"

@@ -216,13 +216,12 @@ class ChatGLM6BModel(nn.Module):
 
 
 def _spans_of_step(packed: torch.Tensor) -> Spans:
-    """The contexts of this step; none while vLLM warms up or captures graphs of decoding."""
+    """The contexts of this step; none while vLLM warms up or decodes only."""
     metadata = get_forward_context().attn_metadata
-    if not isinstance(metadata, dict):
+    if metadata is None:
         return []
     some = next(iter(metadata.values()))
-    if some.max_query_len == 1:
-        # a context of one token ([gMASK] alone) sees itself either way
+    if some.max_query_len == 1:  # a context of one token, [gMASK] alone, sees itself either way
         return []
     return context_spans(packed[: some.num_actual_tokens])  # beyond it rows are stale padding
 

@@ -104,7 +104,7 @@ def test_a_prefix_of_the_original_code_is_folded_into_the_directory(
     with torch.no_grad():
         expected = prefix()
     assert len(stored) == 2 * LAYERS
-    assert float((stored["layers.3.value"] - expected[7]).abs().max()) < 1e-5
+    assert torch.allclose(stored["layers.3.value"], expected[7], atol=1e-5)
 
 
 def test_wrong_prefixes_are_refused_by_name(
@@ -119,6 +119,9 @@ def test_wrong_prefixes_are_refused_by_name(
     prefix, lora = GOLDEN / "ptuning", GOLDEN / "lora_adapter"
     assert "goes into a model directory alone" in refused("--adapter", prefix, "--adapter", lora)
     assert "--verify checks changed weights" in refused("--adapter", prefix, "--verify")
+    merge(base, [prefix], tmp_path / "prefixed")
+    again = refused("--base", tmp_path / "prefixed", "--adapter", lora)
+    assert "holds a trained prefix" in again
     llama = GOLDEN / "llama_prefix/adapter"
     other = tmp_path / "other"
     other.mkdir()

@@ -1,0 +1,96 @@
+"""Adapters beside the model, and where ChatGLM-6B's marks must stand: without an engine."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.adapters import parse_adapters, room_for
+from service.errors import InvalidRequestError
+from service.placement import Placement
+from service.settings import Settings
+from tests.service.fake import FakeEngine
+
+
+def write_adapter(folder: Path, **settings: object) -> Path:
+    folder.mkdir()
+    told = {"peft_type": "LORA", "r": 8} | settings
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    return folder
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "config.json").write_text("{}")
+    named = f"small={write_adapter(tmp_path / 'a')} big={write_adapter(tmp_path / 'b', r=20)}"
+    return Settings(model=tmp_path, adapters=named)
+
+
+def test_a_request_names_its_adapter(
+    ask: Callable[..., httpx.Response], engine: FakeEngine
+) -> None:
+    assert ask(prompt="头痛", parameters={"adapter": "big", "max_tokens": 2}).status_code == 200
+    assert [request.adapter for request in engine.requests] == [None, "big"]  # warm-up: the model
+
+
+def test_an_unknown_adapter_is_refused_with_those_that_are_known(
+    ask: Callable[..., httpx.Response],
+) -> None:
+    answer = ask(prompt="头痛", parameters={"adapter": "huge"})
+    assert answer.status_code == 400
+    assert answer.json()["param"] == "parameters.adapter"
+    assert "known: small, big" in answer.json()["error"]
+
+
+def test_ranks_get_the_smallest_room_that_holds_them(settings: Settings, tmp_path: Path) -> None:
+    adapters = parse_adapters(settings.adapters)
+    assert [(each.name, each.number) for each in adapters] == [("small", 1), ("big", 2)]
+    assert room_for(adapters) == 32
+    wide = write_adapter(tmp_path / "wide", rank_pattern={"q_proj": 64})
+    assert room_for(parse_adapters(f"wide={wide}")) == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("medical", "not name=directory"),
+        ("a=NOWHERE", "cannot read it"),
+        ("a=GOOD a=GOOD", "two adapters are called a"),
+        ("a=PREFIX", "PREFIX_TUNING cannot be served beside the model"),
+        ("a=EMPTY", "not a LoRA adapter's settings"),
+        ("a=HUGE", "rank 600 cannot be served beside the model: merge it"),
+    ],
+)
+def test_bad_adapters_stop_the_start(tmp_path: Path, text: str, part: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    write_adapter(tmp_path / "GOOD")
+    write_adapter(tmp_path / "PREFIX", peft_type="PREFIX_TUNING")
+    write_adapter(tmp_path / "HUGE", r=600)
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "EMPTY/adapter_config.json").write_text("{}")
+    words = [word.replace("=", f"={tmp_path}/") for word in text.split()]
+    with pytest.raises(ValueError, match=part):
+        Settings(model=tmp_path, adapters=" ".join(words))
+
+
+def test_placement_follows_the_model_directory(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "pad_token_id": 7, "prefix_tokens": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Placement.read(tmp_path).apply([1, 2]) == [7, 7, 7, 1, 2]
+    (tmp_path / "config.json").write_text("{}")
+    assert Placement.read(tmp_path).apply([1, 2]) == [1, 2]
+
+
+@pytest.mark.parametrize("ids", [[5], [5, 90], [90], [5, 80], [80, 5, 90], [80, 80, 90], [90, 80]])
+def test_chatglm_prompts_whose_answer_has_no_one_beginning_are_refused(
+    tmp_path: Path, ids: list[int]
+) -> None:
+    config = {"model_type": "chatglm_6b", "gmask_token_id": 80, "bos_token_id": 90}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    placement = Placement.read(tmp_path)
+    assert placement.apply([5, 80, 90]) == [5, 80, 90]
+    assert placement.apply([80, 90, 6, 90]) == [80, 90, 6, 90]  # the answer may hold anything
+    with pytest.raises(InvalidRequestError, match="needs"):
+        placement.apply(ids)
