@@ -15,9 +15,11 @@ import httpx
 import pytest
 import torch
 
-from tests.chatglm import GOLDEN, Row, converted_base, golden_rows
+from tests.chatglm import GOLDEN, Row, golden_rows
 from tests.paths import ROOT
 from tests.server import ServerProcess, serving
+from tests.training.chatglm_release import write_release
+from training.convert.chatglm import convert_chatglm
 from training.merge import merge
 
 TOKENS = 24
@@ -31,7 +33,10 @@ ADAPTER = f"tuned={GOLDEN / 'lora_adapter'}"
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return converted_base(tmp_path_factory.mktemp("chatglm") / "base")
+    """Converted from the hub's form: .bin files, index, and code that would leave a trace."""
+    folder = tmp_path_factory.mktemp("chatglm")
+    convert_chatglm(write_release(folder / "hub"), folder / "base")
+    return folder / "base"
 
 
 @pytest.fixture(scope="module")
@@ -100,66 +105,53 @@ def assert_first_logits(results: Sequence[dict[str, Any]], rows: Sequence[Row]) 
             assert abs(token["logprob"] - float(expected[token["token_id"]])) <= 5e-3
 
 
-@pytest.mark.parametrize(("variant", "adapter"), [("base", None), ("lora", "tuned")])
-def test_base_and_adapter_answer_alone_as_the_original_did(
-    both: ServerProcess, variant: str, adapter: str | None
-) -> None:
-    rows = golden_rows(variant)
-    results = alone(both, rows, adapter)
-    assert [ids(result) for result in results] == [row.greedy_ids for row in rows]
-    assert [result["usage"]["prompt_tokens"] for result in results] == [
-        len(row.input_ids) for row in rows
-    ]
+def assert_golden(server: ServerProcess, rows: list[Row], adapter: str | None = None) -> None:
+    """The golden ids alone, in one batch, and for 48 requests at random moments, preempted."""
+    expected = [row.greedy_ids for row in rows]
+    results = alone(server, rows, adapter)
+    assert [ids(result) for result in results] == expected
     assert_first_logits(results, rows)
+    lengths = [len(row.input_ids) for row in rows]  # without the placeholders of a prefix
+    assert [result["usage"]["prompt_tokens"] for result in results] == lengths
+    worded = [row for row in rows if row.prompt]  # a list is raw as a whole or not at all
+    more = {"adapter": adapter} if adapter else {}
+    batch = server.generated_ids(
+        [row.prompt for row in worded], max_tokens=TOKENS, ignore_eos=True, **more
+    )
+    assert batch == [row.greedy_ids for row in worded]
+    before = server.metric("vllm:num_preemptions_total")
+    results = at_random(server, [body(row, adapter) for row in rows * 4])
+    assert [ids(result) for result in results] == expected * 4
+    assert server.metric("vllm:num_preemptions_total") > before
 
 
-def test_a_list_is_one_batch_with_the_same_ids(both: ServerProcess) -> None:
-    for variant, adapter in (("base", {}), ("lora", {"adapter": "tuned"})):
-        rows = [row for row in golden_rows(variant) if row.prompt]
-        prompts = [row.prompt for row in rows]
-        served = both.generated_ids(prompts, max_tokens=TOKENS, ignore_eos=True, **adapter)
-        assert served == [row.greedy_ids for row in rows]
+def test_the_base_answers_as_the_original_did(both: ServerProcess) -> None:
+    assert_golden(both, golden_rows("base"))
 
 
-def test_preempted_requests_with_and_without_adapter_mixed_at_random_are_right(
-    both: ServerProcess,
-) -> None:
-    plan = [(row, None) for row in golden_rows("base")]
-    plan += [(row, "tuned") for row in golden_rows("lora")]  # type: ignore[misc]
-    plan *= 2
+def test_the_adapter_at_run_time_answers_as_the_original_did(both: ServerProcess) -> None:
+    assert_golden(both, golden_rows("lora"), "tuned")
+
+
+def test_requests_with_and_without_adapter_mix(both: ServerProcess) -> None:
+    plan: list[tuple[Row, str | None]] = [(row, None) for row in golden_rows("base") * 2]
+    plan += [(row, "tuned") for row in golden_rows("lora") * 2]
     random.Random(1).shuffle(plan)
     before = both.metric("vllm:num_preemptions_total")
     results = at_random(both, [body(row, adapter) for row, adapter in plan])
-    assert len(results) == 48
     assert [ids(result) for result in results] == [row.greedy_ids for row, _ in plan]
     assert both.metric("vllm:num_preemptions_total") > before
 
 
-def test_p_tuned_alone_in_a_batch_and_preempted(prefixed: ServerProcess) -> None:
-    rows = golden_rows("ptuning")
-    results = alone(prefixed, rows)
-    assert [ids(result) for result in results] == [row.greedy_ids for row in rows]
-    assert_first_logits(results, rows)
-    # the placeholders of the prefix are nobody's tokens
-    assert results[1]["usage"]["prompt_tokens"] == len(rows[1].input_ids)
+def test_p_tuned_answers_as_the_original_did(prefixed: ServerProcess) -> None:
+    assert_golden(prefixed, golden_rows("ptuning"))
     assert httpx.get(f"{prefixed.url}/info").json()["max_model_len"] == 400
-    worded = [row for row in rows if row.prompt]
-    served = prefixed.generated_ids(
-        [row.prompt for row in worded], max_tokens=TOKENS, ignore_eos=True
-    )
-    assert served == [row.greedy_ids for row in worded]
-    before = prefixed.metric("vllm:num_preemptions_total")
-    results = at_random(prefixed, [body(row) for row in rows * 4])
-    assert [ids(result) for result in results] == [row.greedy_ids for row in rows * 4]
-    assert prefixed.metric("vllm:num_preemptions_total") > before
 
 
-def test_a_merged_adapter_answers_as_the_original_did(base: Path, tmp_path: Path) -> None:
+def test_the_merged_adapter_answers_as_the_original_did(base: Path, tmp_path: Path) -> None:
     merge(base, [GOLDEN / "lora_adapter"], tmp_path / "merged")
-    rows = golden_rows("lora")
-    with serving(tmp_path / "merged", tmp_path / "server.log") as server:
-        results = alone(server, rows)
-    assert [ids(result) for result in results] == [row.greedy_ids for row in rows]
+    with serving(tmp_path / "merged", tmp_path / "server.log", **SCARCE) as server:
+        assert_golden(server, golden_rows("lora"))
 
 
 def test_make_serve_serves_a_converted_directory(base: Path, tmp_path: Path) -> None:
