@@ -26,7 +26,10 @@ PASSAGES, STEPS, BATCH, LONGEST = 8000, 1000, 16, 96
 # a large rank and a long prefix, because the base knows so little
 WAYS: dict[str, dict[str, Any]] = {
     "LoRA": {"lora": {"r": 64, "alpha": 64, "dropout": 0.0}, "lr": 2e-3},
-    "P-tuning v2": {"prefix": {"tokens": 32}, "lr": 3e-2},
+    "P-tuning v2": {
+        "prefix": {"tokens": 32, "projection": True, "projection_size": HIDDEN},
+        "lr": 3e-3,
+    },
 }
 
 
@@ -59,7 +62,7 @@ def _tuned(base: Path, data: Path, folder: Path, settings: dict[str, Any]) -> Pa
     from training.train import train
 
     folder.mkdir()
-    optim = {"lr": settings["lr"], "epochs": 6, "batch_size": 8, "weight_decay": 0.0}
+    optim = {"lr": settings["lr"], "epochs": 10, "batch_size": 8, "weight_decay": 0.0}
     recipe = {
         **{"model": str(base), "output": str(folder / "adapter"), "log_every": 100},
         **{"save_every": 1000, "data": {"train": str(data), "max_length": 256}, "optim": optim},
