@@ -20,10 +20,9 @@ def tokenizer_from_sentencepiece(model: Path, max_length: int) -> Any:
     """
     from transformers import PreTrainedTokenizerFast
 
-    proto = read_sentencepiece(model)
-    _check_kind(proto, model)
+    proto = read_bpe(model)
     return PreTrainedTokenizerFast(
-        tokenizer_object=_backend(proto),
+        tokenizer_object=_with_bos(proto),
         unk_token=proto.trainer_spec.unk_piece,
         bos_token=proto.trainer_spec.bos_piece,
         eos_token=proto.trainer_spec.eos_piece,
@@ -53,19 +52,31 @@ def read_sentencepiece(model: Path) -> Any:
     return proto
 
 
-def _check_kind(proto: Any, model: Path) -> None:
+def read_bpe(model: Path) -> Any:
+    """Return the ModelProto of LLaMA's kind in the file `model`.
+
+    Raises:
+        TrainingError: it is missing, or not a BPE model with byte fallback and identity
+            normalisation.
+    """
+    proto = read_sentencepiece(model)
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     if trainer.model_type != trainer.BPE or not trainer.byte_fallback:
         raise TrainingError(f"{model}: expected a BPE model with byte fallback, as LLaMA's is")
     if normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces:
         raise TrainingError(f"{model}: expected identity normalisation, as LLaMA's is")
+    return proto
 
 
-def _backend(proto: Any) -> Any:
-    from tokenizers import AddedToken, Tokenizer, models, normalizers, processors
+def bpe_backend(proto: Any) -> Any:
+    """Return the tokenizers.Tokenizer of a `proto` from read_bpe; it adds no special tokens.
+
+    Ids equal sentencepiece's for any text without control tokens.
+    """
+    from tokenizers import AddedToken, Tokenizer, models, normalizers
 
     vocab = {piece.piece: index for index, piece in enumerate(proto.pieces)}
-    unknown, bos = proto.trainer_spec.unk_piece, proto.trainer_spec.bos_piece
+    unknown = proto.trainer_spec.unk_piece
     tokenizer = Tokenizer(
         models.BPE(
             vocab, _merges(proto, vocab), unk_token=unknown, fuse_unk=True, byte_fallback=True
@@ -75,15 +86,24 @@ def _backend(proto: Any) -> Any:
     steps = [normalizers.Prepend(_BLANK)] if prefix else []
     tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _BLANK)])
     tokenizer.decoder = _decoder(prefix)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, vocab[bos])]
-    )
     tokenizer.add_special_tokens(
         [
             AddedToken(piece.piece, normalized=False, special=True)
             for piece in proto.pieces
             if piece.type in (piece.CONTROL, piece.UNKNOWN)
         ]
+    )
+    return tokenizer
+
+
+def _with_bos(proto: Any) -> Any:
+    from tokenizers import processors
+
+    tokenizer, bos = bpe_backend(proto), proto.trainer_spec.bos_piece
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A",
+        pair=f"{bos} $A {bos}:1 $B:1",
+        special_tokens=[(bos, tokenizer.token_to_id(bos))],
     )
     return tokenizer
 

@@ -59,18 +59,22 @@ examples:
   python -m training.convert hf --input model-fp32 --output models/model-fp16 --dtype float16
 """
 CHATGLM = """\
-Convert ChatGLM-6B, the hub's THUDM/chatglm-6b: pytorch_model-*.bin (or safetensors), config.json,
-ice_text.model. Its Python files are neither run nor copied.
+Convert ChatGLM-6B, ChatGLM2-6B or ChatGLM3-6B as the hub has them: pytorch_model-*.bin (or
+safetensors), config.json, ice_text.model or tokenizer.model. Which one it is shows by itself. Their
+Python files are neither run nor copied. Every weight keeps its bits, tokenizer.json gives the ids
+of the original tokenizer.
 
-Every weight keeps its bits and its name; rows of image tokens, which the first release has
-(vocab_size 150528), are left out and ids counted without them. tokenizer.json gives the ids of the
-original tokenizer. The model type becomes chatglm_6b, since "chatglm" now means ChatGLM2 and 3.
-Quantised checkpoints (int4, int8), ChatGLM2 and ChatGLM3 are refused.
+ChatGLM-6B keeps its tensors' names; rows of image tokens, which the first release has (vocab_size
+150528), are left out and ids counted without them. The model type becomes chatglm_6b, since
+"chatglm" now means ChatGLM2 and 3.
+ChatGLM2 and 3 (the base and 32K models too) become what transformers calls glm, with queries, keys
+and values in tensors of their own.
+Quantised checkpoints (int4, int8) and P-tuned ones are refused.
 """
 CHATGLM_END = """\
 examples:
   python -m training.convert chatglm --input chatglm-6b --output models/chatglm-6b
-  python -m training.convert chatglm --input chatglm-6b --output models/chatglm-6b-bf16 \\
+  python -m training.convert chatglm --input chatglm2-6b --output models/chatglm2-6b-bf16 \\
       --dtype bfloat16
 """
 GGUF = """\
@@ -189,13 +193,13 @@ def _add_hf(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def _add_chatglm(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = sources.add_parser(
         "chatglm",
-        help="ChatGLM-6B as the hub has it: .bin files, ice_text.model",
+        help="ChatGLM-6B, ChatGLM2-6B or ChatGLM3-6B as the hub has them",
         description=CHATGLM,
         epilog=CHATGLM_END,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_places(parser, "DIR", "directory with config.json, weights and ice_text.model")
-    _add_format(parser, "chatglm")
+    _add_places(parser, "DIR", "directory with config.json, weights and the tokenizer's .model")
+    _add_format(parser, None, "chatglm, chatglm2 or chatglm3, as the model is")
     _add_dtype(parser, None, "each tensor's own")
     parser.set_defaults(run=_chatglm)
 
@@ -225,13 +229,15 @@ def _add_places(parser: argparse.ArgumentParser, metavar: str, text: str) -> Non
     )
 
 
-def _add_format(parser: argparse.ArgumentParser, template: str | None) -> None:
+def _add_format(
+    parser: argparse.ArgumentParser, template: str | None, told: str | None = None
+) -> None:
     parser.add_argument(
         "--template",
         default=template,
         metavar="NAME",
         help="chat template: a name in training/templates or a .jinja file (default:"
-        f" {template or 'the one that comes with the model'})",
+        f" {told or template or 'the one that comes with the model'})",
     )
     parser.add_argument(
         "--max-shard-size",

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from training.convert.chatglm2 import convert_chatglm2
+from training.convert.chatglm2_kind import is_chatglm2
 from training.convert.chatglm_checkpoint import AGAIN, EMBEDDINGS, HEAD, Sizes, read_checkpoint
 from training.convert.chatglm_tokenizer import (
     EOP,
@@ -35,23 +37,25 @@ TOKENS = {
 def convert_chatglm(
     source: Path,
     output: Path,
-    template: str = "chatglm",
+    template: str | None = None,
     dtype: str | None = None,
     max_shard_size: int = 2 * 10**9,
 ) -> Report:
     """Write the model directory `output` from ChatGLM-6B's directory `source`, running no code.
 
-    Tensors keep their names. `dtype` is float16, bfloat16 or float32, None keeps each tensor's
-    own; `max_shard_size` is in bytes.
+    Tensors keep their names; ChatGLM2 and 3 go to convert_chatglm2. `template` None takes the
+    generation's own; `dtype` is float16, bfloat16 or float32, None keeps each tensor's own;
+    `max_shard_size` is in bytes.
 
     Raises:
         TrainingError: not ChatGLM-6B, quantised or P-tuned; files missing, damaged or of different
             models; a value that is not finite. No output then.
     """
-    chat = read_template(template)
     config = read_json(source / "config.json")
-    sizes, tensors = read_checkpoint(source, config)
-    proto = read_pieces(source / PIECES)
+    if is_chatglm2(config):
+        return convert_chatglm2(source, output, template, dtype, max_shard_size)
+    chat = read_template(template or "chatglm")
+    (sizes, tensors), proto = read_checkpoint(source, config), read_pieces(source / PIECES)
     ids = _token_ids(source, config, sizes, [piece.piece for piece in proto.pieces])
     code = {name: code for code, name in TORCH_NAMES.items()}.get(dtype or "")
     with write_aside(output) as aside:

@@ -8,9 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from training.convert.chatglm_refusals import (
+    again,
+    check_tensors,
+    read_size,
+    refuse_prefix,
+    refuse_quantised,
+)
 from training.errors import TrainingError
 from training.files import read_json
-from training.safetensors_stream import FLOAT_SIZES, StoredTensor
+from training.safetensors_stream import StoredTensor
 from training.torch_files import COMPUTED
 from training.weights import read_model
 
@@ -18,7 +25,8 @@ EMBEDDINGS = "transformer.word_embeddings.weight"
 HEAD = "lm_head.weight"
 IMAGES = 20_000  # rows for image tokens, before those of the text, in the first release
 FIRST_VOCABULARY = 150_528
-AGAIN = "get every file of THUDM/chatglm-6b again, all of one revision"
+HUB = "THUDM/chatglm-6b"
+AGAIN = again(HUB)
 
 Tensors = dict[str, StoredTensor]
 
@@ -51,10 +59,7 @@ def _read_sizes(source: Path, config: Mapping[str, Any]) -> Sizes:
         )
 
     def size(key: str, default: int | None = None) -> int:
-        value = config.get(key, default)
-        if type(value) is not int or value < 1:
-            raise TrainingError(f"{path}: {key} must be a number above 0, not {value!r}: {AGAIN}")
-        return value
+        return read_size(path, config, key, HUB, default)
 
     hidden, heads = size("hidden_size"), size("num_attention_heads")
     if hidden % heads:
@@ -96,68 +101,16 @@ def read_checkpoint(source: Path, config: Mapping[str, Any]) -> tuple[Sizes, Ten
             a tensor missing, unexpected or misshapen.
     """
     found = {n: t for n, t in read_model(source).items() if not n.endswith(COMPUTED)}
-    _refuse_newer(source, config, found)
-    _refuse_quantised(source, config, found)
-    _refuse_prefix(found)
+    refuse_quantised(source, config, found, HUB)
+    refuse_prefix(
+        found, f"convert {HUB}, then let training.merge put the prefix into the model directory"
+    )
     sizes = _read_sizes(source, config)
     expected = dict(_expected(sizes))
     if HEAD not in found and config.get("tie_word_embeddings") is not False:
         del expected[HEAD]  # the original ties by default
-    _check(source, found, expected, sizes.layers)
+    check_tensors(source, found, expected, f"ChatGLM-6B of {sizes.layers} layers", HUB)
     return sizes, {name: _without_images(found[name], sizes.images) for name in expected}
-
-
-def _refuse_newer(source: Path, config: Mapping[str, Any], found: Tensors) -> None:
-    """ChatGLM2 and 3 have the same model_type."""
-    keys = config.keys() & {"multi_query_attention", "rmsnorm", "padded_vocab_size"}
-    if keys or any(name.startswith("transformer.encoder.") for name in found):
-        raise TrainingError(
-            f"{source} is ChatGLM2 or ChatGLM3, not ChatGLM-6B: these are not supported yet, use"
-            " THUDM/chatglm-6b"
-        )
-
-
-def _refuse_quantised(source: Path, config: Mapping[str, Any], found: Tensors) -> None:
-    where = ""
-    if config.get("quantization_bit") or config.get("quantization_config"):
-        where = f"{source / 'config.json'} sets it"
-    for name, tensor in found.items():
-        if name.endswith(".weight_scale") or tensor.dtype not in FLOAT_SIZES:
-            where = f"{tensor.path} holds {name} as {tensor.dtype}"
-    if where:
-        raise TrainingError(
-            f"{source} is quantised ({where}): convert the fp16 original, THUDM/chatglm-6b"
-        )
-
-
-def _refuse_prefix(found: Tensors) -> None:
-    for name, tensor in found.items():
-        if "prefix_encoder." in name:
-            raise TrainingError(
-                f"{tensor.path} holds {name}, a P-tuning prefix: convert THUDM/chatglm-6b, then let"
-                " training.merge put the prefix into the model directory"
-            )
-
-
-def _check(
-    source: Path, found: Tensors, expected: Mapping[str, tuple[int, ...]], layers: int
-) -> None:
-    for name, tensor in found.items():
-        if name not in expected:
-            raise TrainingError(
-                f"{tensor.path} holds {name}, which no ChatGLM-6B of {layers} layers has:"
-                " do config.json and the weights belong together?"
-            )
-    for name, shape in expected.items():
-        if name not in found:
-            raise TrainingError(
-                f"{source} lacks {name}, which a ChatGLM-6B of {layers} layers has: {AGAIN}"
-            )
-        if found[name].shape != shape:
-            raise TrainingError(
-                f"{found[name].path}: {name} has shape {list(found[name].shape)}, but config.json"
-                f" implies {list(shape)}: {AGAIN}"
-            )
 
 
 def _expected(sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
