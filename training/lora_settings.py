@@ -24,7 +24,7 @@ HARMLESS = {
     # how AdaLoRA trains
     *("target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step"),
 }
-PROMPTS = ("PREFIX_TUNING", "P_TUNING", "PROMPT_TUNING")
+PROMPTS = ("P_TUNING", "PROMPT_TUNING")
 # Every other initialisation (pissa, olora, corda, loftq, …) trains against a changed base.
 PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -79,8 +79,8 @@ def _check_supported(path: Path, config: Mapping[str, Any]) -> None:
         raise TrainingError(f"{path} lacks peft_type: is it an adapter saved by peft?")
     if kind in PROMPTS:
         raise TrainingError(
-            f"{path}: {kind} puts vectors in front of the input and changes no weight: it is"
-            " served beside its base, not merged"
+            f"{path}: {kind} puts vectors in front of the input: it can neither be merged nor"
+            " served here; train a prefix (prefix tuning, P-tuning v2) instead"
         )
     if kind not in ("LORA", "ADALORA"):
         raise TrainingError(f"{path}: peft_type {kind} is not supported, only LORA and ADALORA")

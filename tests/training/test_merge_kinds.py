@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.models import PROJECTIONS, edit_json, edit_weights, tiny_adapter, tiny_llama, weights
 from tests.training.exact import Tensors, nearest
@@ -145,12 +146,30 @@ def test_adalora_settings_that_do_not_fit_are_refused(
         merge(base, [adapter], tmp_path / "out")
 
 
-def test_a_prefix_is_refused_as_served_not_merged(base: Path, tmp_path: Path) -> None:
+def test_a_prefix_of_peft_s_goes_beside_unchanged_weights(base: Path, tmp_path: Path) -> None:
     from peft import PrefixTuningConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
     model.save_pretrained(tmp_path / "prefix")
-    with pytest.raises(TrainingError, match="served beside its base, not merged"):
-        merge(base, [tmp_path / "prefix"], tmp_path / "out")
+    merge(base, [tmp_path / "prefix"], tmp_path / "out")
+    cache = model.get_prompt(batch_size=1)
+    stored = load_file(tmp_path / "out/prefix/prefix.safetensors")
+    for number, layer in enumerate(cache.layers):
+        assert torch.equal(stored[f"layers.{number}.key"], layer.keys[0])
+        assert torch.equal(stored[f"layers.{number}.value"], layer.values[0])
+    assert len(stored) == 2 * len(cache.layers)
+    for name, tensor in weights(base).items():
+        assert torch.equal(weights(tmp_path / "out")[name], tensor)
+
+
+def test_prompt_tuning_is_refused(base: Path, tmp_path: Path) -> None:
+    from peft import PromptTuningConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    model.save_pretrained(tmp_path / "prompt")
+    with pytest.raises(TrainingError, match=r"PROMPT_TUNING .* train a prefix"):
+        merge(base, [tmp_path / "prompt"], tmp_path / "out")
