@@ -161,6 +161,19 @@ def test_the_merged_adapter_answers_as_the_original_did(base: Path, tmp_path: Pa
         assert_golden(server, golden_rows("lora"))
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two ranks need two cores")
+def test_two_ranks_share_heads_and_prefix(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    rows = [row for row in golden_rows("ptuning") if row.prompt]
+    with serving(tuned, tmp_path / "server.log", tensor_parallel_size=2) as server:
+        served = server.generated_ids(
+            [row.prompt for row in rows], max_tokens=TOKENS, ignore_eos=True
+        )
+    assert served == [row.greedy_ids for row in rows]
+
+
 def test_make_serve_serves_a_converted_directory(base: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
