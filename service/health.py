@@ -44,7 +44,7 @@ def info_router(
         lifecycle.refuse_unless_ready()
         return {
             "model": settings.model_name,
-            "adapters": settings.adapter_names,
+            "adapters": list(settings.adapters_by_name),
             "dtype": engine.dtype,
             "max_model_len": engine.max_model_len,
             "vocab_size": engine.vocab_size,

@@ -1,12 +1,14 @@
 """All settings of the service: each is a flag, and a SERVICE_* variable."""
 
+import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.adapters import parse_adapters, room_for
+from service.adapters import Adapter, parse_adapters, room_for
 
 
 class Settings(BaseSettings):
@@ -70,6 +72,10 @@ class Settings(BaseSettings):
     def _has_config(cls, model: Path) -> Path:
         if not (model / "config.json").is_file():
             raise ValueError(f"{model} is no model directory: it has no config.json")
+        try:
+            json.loads((model / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{model / 'config.json'} cannot be read as JSON: {error}") from error
         return model
 
     @field_validator("adapters")
@@ -79,10 +85,10 @@ class Settings(BaseSettings):
             room_for(parse_adapters(adapters))
         return adapters
 
-    @property
-    def adapter_names(self) -> list[str]:
-        """What requests may name as their adapter."""
-        return [adapter.name for adapter in parse_adapters(self.adapters)]
+    @cached_property
+    def adapters_by_name(self) -> dict[str, Adapter]:
+        """The adapters that requests may name."""
+        return {adapter.name: adapter for adapter in parse_adapters(self.adapters)}
 
     @property
     def model_name(self) -> str:

@@ -35,6 +35,13 @@ def test_a_request_names_its_adapter(
     assert [request.adapter for request in engine.requests] == [None, "big"]  # warm-up: the model
 
 
+def test_requests_do_not_read_the_adapters_again(
+    ask: Callable[..., httpx.Response], tmp_path: Path
+) -> None:
+    (tmp_path / "a/adapter_config.json").unlink()
+    assert ask(prompt="头痛", parameters={"adapter": "big", "max_tokens": 2}).status_code == 200
+
+
 def test_an_unknown_adapter_is_refused_with_those_that_are_known(
     ask: Callable[..., httpx.Response],
 ) -> None:

@@ -44,6 +44,13 @@ def test_bad_settings_end_with_2_and_say_which(
     assert message in ended.stderr
 
 
+def test_a_broken_config_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    ended = _service("--model", str(tmp_path))
+    assert ended.returncode == 2
+    assert "cannot be read as JSON" in ended.stderr
+
+
 def _service(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SERVICE_")}
     return subprocess.run(
