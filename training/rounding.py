@@ -70,7 +70,9 @@ class Change:
         """Both factors as the kernels want them: zeros added to whole blocks of rows and ranks."""
         more = -len(self.right) % kernels.RANKS
         left = np.pad(self.left, ((0, kernels.ROWS - 1), (0, more)))
-        return left, np.pad(self.right, ((0, more), (0, 0)))
+        right = np.pad(self.right, ((0, more), (0, 0)))
+        # an embedding's factors are transposes, whose rows the loops would have to gather
+        return np.ascontiguousarray(left), np.ascontiguousarray(right)
 
     def add_to(
         self, stored: NDArray[Any], rows: range, out: NDArray[Any]

@@ -130,9 +130,9 @@ def _pieces(documents: list[str], path: Path) -> Path:
 def _pretrained(documents: list[str], tokenizer: Any) -> Any:
     """Read documents cut at random into a context and what follows, and answers of known tasks."""
     import torch
-    from tqdm import tqdm
 
     from training.chatglm import ChatGLM6BConfig, ChatGLM6BForConditionalGeneration
+    from training.demo.base import fit
 
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in ("[gMASK]", "[MASK]", "<pad>")}
     config = ChatGLM6BConfig(
@@ -146,19 +146,8 @@ def _pretrained(documents: list[str], tokenizer: Any) -> Any:
     torch.manual_seed(SEED)
     model = ChatGLM6BForConditionalGeneration(config).float()
     _start_copying(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, STEPS, pct_start=0.1)
     batches = _batches(documents, tokenizer, ids)
-    bar = tqdm(range(STEPS), desc="pre-training a tiny ChatGLM", unit="step")
-    for _ in bar:
-        loss = model(**next(batches)).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        bar.set_postfix(loss=f"{loss.item():.2f}")
-    return model.eval()
+    return fit(model, batches, STEPS, 3e-3, "pre-training a tiny ChatGLM")
 
 
 def _start_copying(model: Any) -> None:

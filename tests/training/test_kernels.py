@@ -106,6 +106,11 @@ def test_rows_from_the_middle_take_their_own_part_of_the_change() -> None:
     assert np.array_equal(out, (left @ np.ones((2, 5)))[2:5])
 
 
+def test_transposed_factors_are_laid_out_in_rows_for_the_loops() -> None:
+    change = Change(np.ones((3, 6)).T, np.ones((9, 3)).T)
+    assert all(factor.flags.c_contiguous for factor in change.padded)
+
+
 def test_a_magnitude_gives_the_rows_their_length() -> None:
     stored, out = np.ones((5, 1030), np.float32), np.empty((5, 1030), np.float32)
     wanted: Doubles = np.arange(1, 6, dtype=np.float64)

@@ -77,23 +77,26 @@ def frequent_characters() -> str:
 def pretrain(documents: Sequence[str], tokenizer: Any, size: Size, seed: int) -> Any:
     """Train a LLaMA from random weights on `documents` as plain text; returns it in eval mode."""
     import torch
-    from tqdm import tqdm
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(seed)
     model = LlamaForCausalLM(_shape(size, tokenizer))
     _start_copying(model)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=size.lr, weight_decay=0.05, betas=(0.9, 0.95)
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, size.lr, total_steps=size.steps, pct_start=0.1
-    )
-    blocks = _blocks(documents, tokenizer, size, seed)
-    bar = tqdm(range(size.steps), desc="pre-training the demo base", unit="step")
+    blocks = map(torch.tensor, _blocks(documents, tokenizer, size, seed))
+    batches = ({"input_ids": batch, "labels": batch} for batch in blocks)
+    return fit(model, batches, size.steps, size.lr, "pre-training the demo base")
+
+
+def fit(model: Any, batches: Iterator[dict[str, Any]], steps: int, lr: float, title: str) -> Any:
+    """Train every weight of `model` on as many `batches` as there are steps; in eval mode then."""
+    import torch
+    from tqdm import tqdm
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    bar = tqdm(range(steps), desc=title, unit="step")
     for _ in bar:
-        batch = torch.tensor(next(blocks))
-        loss = model(input_ids=batch, labels=batch).loss
+        loss = model(**next(batches)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
