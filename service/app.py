@@ -9,15 +9,22 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
+from service.adapter_registry import Adapters
+from service.admin import admin_router
+from service.admission import Admission
 from service.backend import Engine
-from service.errors import InvalidRequestError, NotFoundError, ServiceError
+from service.companions import companions_router
+from service.deployment import Deployment
+from service.errors import InvalidRequestError, NotFoundError, ServiceError, answer
 from service.gate import Gate
 from service.generate import generate_router
 from service.health import info_router, probe_router
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.settings import Settings
+from service.v1 import v1_route
 from service.validation import first_problem
 
 logger = logging.getLogger("mergeline")
@@ -26,7 +33,10 @@ logger = logging.getLogger("mergeline")
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
     """An app that loads `engine` when it starts; `app.state.lifecycle` tells how far it is."""
     metrics = Metrics()
-    lifecycle = Lifecycle(engine, metrics)
+    adapters = Adapters(settings, engine)
+    lifecycle = Lifecycle(engine, adapters, metrics, settings.stall_timeout_s)
+    admission = Admission(settings.max_num_seqs + settings.max_queued_prompts, metrics)
+    deployment = Deployment(engine, settings, metrics, adapters, lifecycle, admission)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -37,10 +47,21 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
 
     app = FastAPI(title="mergeline", lifespan=lifespan)
     app.state.lifecycle = lifecycle
-    app.include_router(generate_router(engine, settings, lifecycle, metrics))
-    app.include_router(probe_router(lifecycle))
-    app.include_router(info_router(engine, settings, lifecycle, metrics))
-    app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, metrics=metrics)
+    for router in (
+        generate_router(deployment),
+        companions_router(deployment),
+        probe_router(lifecycle),
+        info_router(deployment),
+        admin_router(deployment),
+    ):
+        app.include_router(router)
+    app.router.routes.append(v1_route(deployment))
+    origins = settings.cors_origins.split()
+    if origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
+        )
+    app.add_middleware(Gate, settings=settings, metrics=metrics)
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_body)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -51,7 +72,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
 async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, ServiceError):
         raise error
-    return JSONResponse(error.body(request.state.request_id), error.status, error.headers())
+    return answer(error, request.scope)
 
 
 async def _on_invalid_body(request: Request, error: Exception) -> JSONResponse:
