@@ -19,6 +19,7 @@ class Adapters:
         self._slots = settings.adapter_slots
         self._rank = settings.lora_rank
         self._engine = engine
+        self._model = settings.model_name
         self._by_name: dict[str, Adapter] = {}
         self._numbers = itertools.count(1)
         self._change = asyncio.Lock()
@@ -47,6 +48,8 @@ class Adapters:
     async def load(self, name: str, path: Path) -> Adapter:
         """Load an adapter while requests run. Raises InvalidRequestError."""
         async with self._change:
+            if name == self._model:
+                raise InvalidRequestError(f"the model itself is called {name}", "name")
             if name in self._by_name:
                 raise InvalidRequestError(f"an adapter {name} is served: unload it first", "name")
             if len(self._by_name) >= self._slots:

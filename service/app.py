@@ -65,7 +65,6 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_body)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_bug)
     return app
 
 
@@ -88,8 +87,3 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         message = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists all routes"
         return await _on_service_error(request, NotFoundError(message, error.status_code))
     return await _on_service_error(request, InvalidRequestError(str(error.detail), "body"))
-
-
-async def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    logger.error("request %s failed", request.state.request_id, exc_info=error)
-    return await _on_service_error(request, ServiceError("internal error; the log has details"))

@@ -34,6 +34,7 @@ def companions_router(deployment: Deployment) -> APIRouter:
     @router.post("/abort", summary="End a running request; it answers with what it has")
     async def abort(body: AbortRequest) -> dict[str, Any]:
         aborted = await deployment.abort(body.request_id)
+        deployment.metrics.aborts.inc(bool(aborted))
         return {"request_id": body.request_id, "aborted": aborted}
 
     @router.get("/get_load", summary="Prompts running and waiting")

@@ -7,6 +7,7 @@ nowhere else; this file imports it when the engine starts, since that takes seco
 import asyncio
 import multiprocessing
 import os
+import re
 import threading
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -84,6 +85,7 @@ class VLLMEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step]:
         """Steps of `request`, with deltas when streaming."""
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
@@ -99,8 +101,9 @@ class VLLMEngine:
                 yield Step([_completion(item) for item in output.outputs], _timing(output))
         except EngineDeadError as error:
             raise UnavailableError("the engine has died; the service is stopping") from error
-        except ValueError as error:  # vLLM's validation errors are ValueErrors
-            raise InvalidRequestError(str(error), _parameter(request, error)) from error
+        except (ValueError, VLLMClientError) as error:
+            message = _first_line(str(error))
+            raise InvalidRequestError(message, _parameter(request, error)) from error
 
     async def abort(self, request_ids: list[str]) -> None:
         """End these requests; unknown ids are passed over."""
@@ -239,7 +242,10 @@ def _sampling_params(request: GenerationRequest) -> Any:
     kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
     fields = dict(request.sampling)
     if "structured_outputs" in fields:
-        fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
+        # white space between JSON's tokens is free: a small model may write nothing else
+        fields["structured_outputs"] = StructuredOutputsParams(
+            **fields["structured_outputs"], disable_any_whitespace=True
+        )
     return SamplingParams(**fields, output_kind=kind)
 
 
@@ -270,7 +276,12 @@ def _positions(output: Any) -> list[Position]:
     return positions
 
 
-def _parameter(request: GenerationRequest, error: ValueError) -> str | None:
+def _first_line(text: str) -> str:
+    """What a grammar's parser says goes on with places in its own source."""
+    return re.sub(r"^(.*: )?\[[\d:]+\] \S+\.cc:\d+: ", r"\1", text.partition("\n")[0])
+
+
+def _parameter(request: GenerationRequest, error: Exception) -> str | None:
     name = getattr(error, "parameter", None)
     if name is None and "structured_outputs" in request.sampling:
         name = "structured_outputs"

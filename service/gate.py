@@ -4,6 +4,7 @@ Plain ASGI, since BaseHTTPMiddleware would hide a client's disconnect from the r
 """
 
 import asyncio
+import logging
 import re
 import time
 import uuid
@@ -25,6 +26,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.streams import CLIENT_GONE
 
+logger = logging.getLogger("mergeline")
 PROBES = {"/livez", "/readyz", "/health", "/is_ready"}
 PAGE = {"/"}  # it asks for the key itself
 PAGE_FILES = "/page/"
@@ -59,7 +61,14 @@ class Gate:
             refusal.headers["Connection"] = "close"  # its body may still be on the way
             await refusal(scope, receive, exchange.send)
         else:
-            await self._app(scope, _replay(body, receive), exchange.send)
+            try:
+                await self._app(scope, _replay(body, receive), exchange.send)
+            except Exception:  # a bug: told in the log, and to the client without its details
+                logger.exception("request %s failed", scope["state"]["request_id"])
+                if exchange.started:
+                    raise
+                bug = answer(ServiceError("internal error; the log has details"), scope)
+                await bug(scope, receive, exchange.send)
         finally:
             exchange.end()
 
@@ -110,11 +119,14 @@ class _Exchange:
         self._metrics = metrics
         self._started = time.perf_counter()
         self._status = CLIENT_GONE
+        self.started = False
+        """True once the answer's head is under way."""
 
     async def send(self, message: Message) -> None:
         """Pass an ASGI message on."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            self.started = True
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self._scope["state"]["request_id"]
             for name, value in BROWSER_RULES.items():
