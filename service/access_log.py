@@ -39,13 +39,10 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def log_request(scope: Scope, route: str, status: int, seconds: float) -> None:
-    """Tell of one answered request; of probes only at debug level."""
-    level = logging.DEBUG if route in PROBES else logging.INFO
-    if not logger.isEnabledFor(level):
-        return
+def request_fields(scope: Scope, route: str, status: int, seconds: float) -> dict[str, Any]:
+    """What the log and the traces tell of one answered request."""
     state = scope["state"]
-    fields = {
+    return {
         "request_id": state["request_id"],
         "client": (scope.get("client") or ("",))[0],
         "method": scope["method"],
@@ -55,5 +52,12 @@ def log_request(scope: Scope, route: str, status: int, seconds: float) -> None:
         "prompt_tokens": state.get("prompt_tokens", 0),
         "completion_tokens": state.get("completion_tokens", 0),
     }
+
+
+def log_request(fields: dict[str, Any]) -> None:
+    """Write its line; of probes only at debug level."""
+    level = logging.DEBUG if fields["route"] in PROBES else logging.INFO
+    if not logger.isEnabledFor(level):
+        return
     text = "%(method)s %(route)s %(status)d %(seconds).3f s, id %(request_id)s"
     logger.log(level, text % fields, extra={"fields": fields})

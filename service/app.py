@@ -24,6 +24,7 @@ from service.health import info_router, probe_router
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.settings import Settings
+from service.tracing import Tracing
 from service.v1 import v1_route
 from service.validation import first_problem
 
@@ -33,6 +34,7 @@ logger = logging.getLogger("mergeline")
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
     """An app that loads `engine` when it starts; `app.state.lifecycle` tells how far it is."""
     metrics = Metrics()
+    tracing = Tracing(settings.otlp_traces_endpoint)
     adapters = Adapters(settings, engine)
     lifecycle = Lifecycle(engine, adapters, metrics, settings.stall_timeout_s)
     admission = Admission(settings.max_num_seqs + settings.max_queued_prompts, metrics)
@@ -44,6 +46,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         yield
         life.cancel()
         engine.shutdown()
+        tracing.shutdown()
 
     app = FastAPI(title="mergeline", lifespan=lifespan)
     app.state.lifecycle = lifecycle
@@ -61,7 +64,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
         )
-    app.add_middleware(Gate, settings=settings, metrics=metrics)
+    app.add_middleware(Gate, settings=settings, metrics=metrics, tracing=tracing)
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_body)
     app.add_exception_handler(HTTPException, _on_http_error)

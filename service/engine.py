@@ -189,6 +189,7 @@ class VLLMEngine:
         self._llm = llm
 
     def _engine_args(self) -> dict[str, Any]:
+        from vllm.config import StructuredOutputsConfig
         from vllm.platforms import current_platform
 
         settings = self._settings
@@ -202,6 +203,10 @@ class VLLMEngine:
             "max_num_seqs": settings.max_num_seqs,
             "max_logprobs": MAX_LOGPROBS,
             "scheduling_policy": "priority",
+            # compact JSON: where white space is free, a small model may write nothing else
+            "structured_outputs_config": StructuredOutputsConfig(
+                backend="guidance", disable_any_whitespace=True
+            ),
             "tensor_parallel_size": gpus,
             # with one GPU (or a CPU) a worker process of its own is only a detour
             "distributed_executor_backend": "uni" if gpus == 1 else None,
@@ -242,10 +247,7 @@ def _sampling_params(request: GenerationRequest) -> Any:
     kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
     fields = dict(request.sampling)
     if "structured_outputs" in fields:
-        # white space between JSON's tokens is free: a small model may write nothing else
-        fields["structured_outputs"] = StructuredOutputsParams(
-            **fields["structured_outputs"], disable_any_whitespace=True
-        )
+        fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
     return SamplingParams(**fields, output_kind=kind)
 
 

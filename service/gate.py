@@ -12,7 +12,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access_log import log_request
+from service.access_log import log_request, request_fields
 from service.errors import (
     BodyTooLargeError,
     BodyTooSlowError,
@@ -25,6 +25,7 @@ from service.keys import Keys
 from service.metrics import Metrics
 from service.settings import Settings
 from service.streams import CLIENT_GONE
+from service.tracing import Tracing
 
 logger = logging.getLogger("mergeline")
 PROBES = {"/livez", "/readyz", "/health", "/is_ready"}
@@ -37,8 +38,11 @@ BROWSER_RULES = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-ref
 class Gate:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, metrics: Metrics, tracing: Tracing
+    ) -> None:
         self._app = app
+        self._tracing = tracing
         self._settings = settings
         self._metrics = metrics
         self._keys = Keys(settings.api_keys, settings.api_key_file)
@@ -51,7 +55,7 @@ class Gate:
             return
         headers = Headers(scope=scope)
         scope.setdefault("state", {})["request_id"] = _request_id(headers)
-        exchange = _Exchange(scope, send, self._metrics)
+        exchange = _Exchange(scope, send, self._metrics, self._tracing)
         try:
             self._authorize(scope["path"], headers)
             body = await self._read(headers, receive)
@@ -113,8 +117,10 @@ class Gate:
 class _Exchange:
     """One request and its answer: the headers that every answer has, and what is told of it."""
 
-    def __init__(self, scope: Scope, send: Send, metrics: Metrics) -> None:
+    def __init__(self, scope: Scope, send: Send, metrics: Metrics, tracing: Tracing) -> None:
         self._scope = scope
+        self._tracing = tracing
+        self._span = tracing.begin(scope, Headers(scope=scope))
         self._send = send
         self._metrics = metrics
         self._started = time.perf_counter()
@@ -139,7 +145,9 @@ class _Exchange:
         seconds = time.perf_counter() - self._started
         self._metrics.requests.labels(route, _outcome(self._status)).inc()
         self._metrics.duration.labels(route).observe(seconds)
-        log_request(self._scope, route, self._status, seconds)
+        fields = request_fields(self._scope, route, self._status, seconds)
+        log_request(fields)
+        self._tracing.end(self._span, fields)
 
 
 def _request_id(headers: Headers) -> str:

@@ -62,6 +62,7 @@ class _Call:
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
         self._generation = Generation(engine, deployment.metrics, self._plan, deadline, http)
         self._model = settings.model_name
+        self._trace: dict[str, str] = http.scope["state"].get("trace", {})
 
     async def answer_one(self) -> dict[str, Any]:
         return await self._whole(self._request(self.prompts[0], self.request_id))
@@ -152,6 +153,7 @@ class _Call:
             stream,
             parameters.adapter,
             parameters.priority,
+            self._trace,
         )
 
 
