@@ -17,6 +17,7 @@ from service.generate import generate_router
 from service.health import info_router, probe_router
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.page import page_router
 from service.settings import Settings
 from service.validation import first_problem
 
@@ -40,6 +41,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.include_router(generate_router(engine, settings, lifecycle, metrics))
     app.include_router(probe_router(lifecycle))
     app.include_router(info_router(engine, settings, lifecycle, metrics))
+    app.include_router(page_router())
     app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, metrics=metrics)
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_body)
