@@ -1,4 +1,4 @@
-"""GET /: a small page to try the model. Files as they are, no build step, nothing from elsewhere."""
+"""GET /: a small page to try the model. No build step, and nothing from elsewhere."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ CONTENT_TYPES = {
     "state.js": SCRIPT,
     "strings.js": SCRIPT,
 }
-# Model text is shown here, and an API key may be typed: nothing but our own files may run or be asked.
+# The page shows model text and may hold an API key: nothing but our own files may run or be asked.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "

@@ -16,10 +16,11 @@ let messages = []; // the conversation so far, as the service wants it
 let running = null; // the AbortController of the request under way
 
 async function submit() {
-  if (running || $("#send").disabled) return;
+  if (running) return;
   const question = text.value;
   const parameters = readParameters();
-  if (question.trim() === "") showProblem("prompt", { key: "empty" });
+  if ($("#send").disabled) showProblem("prompt", { key: "notReady" });
+  else if (question.trim() === "") showProblem("prompt", { key: "empty" });
   const wrong = $("main [aria-invalid]");
   if (wrong) {
     wrong.focus();
