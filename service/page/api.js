@@ -35,7 +35,7 @@ export async function getJson(path) {
 /** The state of the service: {state, failure}. It is told with 503 too, so the status says nothing. */
 export async function readState() {
   try {
-    const response = await send("readyz", { signal: AbortSignal.timeout(10_000) });
+    const response = await fetch(address("readyz"), { signal: AbortSignal.timeout(10_000) });
     const { state, failure } = await response.json();
     return { state, failure };
   } catch {
