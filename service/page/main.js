@@ -7,6 +7,7 @@ import { Result } from "./result.js";
 import { askForKey, followService, service } from "./state.js";
 import { bindLanguageSwitch, translate } from "./strings.js";
 
+const SHORTEST_S = 0.05; // tokens that came in one burst tell no speed
 const $ = (selector) => document.querySelector(selector);
 const text = $("#text");
 const results = { prompt: new Result("prompt"), chat: new Result("chat") };
@@ -116,8 +117,9 @@ class Clock {
     if (this.first) {
       facts.push(["firstToken", "seconds", { value: figure((this.first - this.sent) / 1000) }]);
     }
-    if (this.tokens > 1 && this.last > this.first) {
-      const speed = (this.tokens - 1) / ((this.last - this.first) / 1000);
+    const seconds = (this.last - this.first) / 1000;
+    if (this.tokens > 1 && seconds > SHORTEST_S) {
+      const speed = (this.tokens - 1) / seconds;
       const unit = this.usage ? "tokensPerSecond" : "aboutTokensPerSecond";
       facts.push(["speed", unit, { value: figure(speed) }]);
     }
@@ -133,8 +135,11 @@ class Clock {
 
 function setRunning(controller) {
   running = controller;
-  $("#send").hidden = running !== null;
-  $("#stop").hidden = running === null;
+  const [shown, gone] = running ? [$("#stop"), $("#send")] : [$("#send"), $("#stop")];
+  const hadFocus = document.activeElement === gone;
+  shown.hidden = false;
+  gone.hidden = true;
+  if (hadFocus) shown.focus();
   $("#fresh").disabled = running !== null;
   for (const radio of document.querySelectorAll("[name=mode]")) radio.disabled = running !== null;
 }

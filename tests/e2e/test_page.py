@@ -68,6 +68,8 @@ def test_stop_frees_the_engine(visit: Visit, server: ServerProcess, by: str) -> 
     visit.wait_for_end("Stopped")
     assert visit.answer()
     expect(visit.page.locator("#send")).to_be_visible()
+    if by == "button":
+        expect(visit.page.locator("#send")).to_be_focused()
 
 
 def wait_for_running(server: ServerProcess, count: int) -> None:
