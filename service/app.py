@@ -23,6 +23,7 @@ from service.generate import generate_router
 from service.health import info_router, probe_router
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.page import page_router
 from service.settings import Settings
 from service.tracing import Tracing
 from service.v1 import v1_route
@@ -56,6 +57,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         probe_router(lifecycle),
         info_router(deployment),
         admin_router(deployment),
+        page_router(),
     ):
         app.include_router(router)
     app.router.routes.append(v1_route(deployment))

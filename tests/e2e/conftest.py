@@ -2,7 +2,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.e2e.browser import chromium
 from tests.server import ServerProcess, serving
 
 HERE = Path(__file__).parent
@@ -23,4 +25,11 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(demo: Path, logs: Path) -> Iterator[ServerProcess]:
     """The demo's fine-tuned model in float32, for every test that leaves it running."""
     with serving(demo / "model", logs / "server.log") as ready:
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Not for the whole session: its event loop would be in the way of others' asyncio.run."""
+    with chromium() as ready:
         yield ready

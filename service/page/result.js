@@ -1,0 +1,155 @@
+// A mode's card: the answers as they stream in, what they cost, the error, the curl command.
+
+import { say, sayVerbatim, translate } from "./strings.js";
+
+const NEAR_THE_END_PX = 40;
+
+/** One card; `mode` is prompt or chat. Text of the model is only ever set as text. */
+export class Result {
+  constructor(mode) {
+    this.mode = mode;
+    const card = document.querySelector("#result").content.cloneNode(true).firstElementChild;
+    card.dataset.mode = mode;
+    this.part = (name) => card.querySelector(`.${name}`);
+    this.element = card;
+    this.output = this.part("output");
+    this.part("copy").addEventListener("click", () => this.copyCommand());
+    translate(card);
+    this.clear();
+  }
+
+  /** Back to the empty card. */
+  clear() {
+    this.showHint();
+    for (const name of ["failure", "facts", "curl"]) this.part(name).hidden = true;
+    this.element.classList.remove("running");
+  }
+
+  /** A request begins; `question` is shown in a conversation, where earlier turns stay. */
+  begin(question, command) {
+    if (this.mode === "prompt" || this.part("empty")) this.output.replaceChildren();
+    this.part("failure").hidden = true;
+    this.part("facts").hidden = true;
+    this.part("curl").hidden = false;
+    this.part("curl").querySelector("pre").textContent = command;
+    this.turn = [];
+    this.answers = new Map();
+    if (this.mode === "chat") {
+      const asked = this.block("question", "you");
+      asked.textContent = question;
+      this.output.scrollTop = this.output.scrollHeight;
+    }
+    this.answer(0);
+    this.element.classList.add("running");
+    this.output.scrollIntoView({ block: "nearest" }); // on a phone it may be under the parameters
+    say(this.part("progress"), "generating");
+  }
+
+  /** Text arrived for answer `index`. The view follows only a reader who is at the end. */
+  append({ index, text }) {
+    const { output } = this;
+    const atEnd = output.scrollHeight - output.scrollTop - output.clientHeight < NEAR_THE_END_PX;
+    this.answer(index).appendData(text);
+    if (atEnd) output.scrollTop = output.scrollHeight;
+  }
+
+  /** The whole text of answer `index`, which is what counts. */
+  replace({ index, text }) {
+    if (this.answer(index).data !== text) this.answer(index).data = text;
+  }
+
+  /** The text of the first answer. */
+  get text() {
+    return this.answers.get(0).data;
+  }
+
+  /** The request is over: `outcome` is done, stopped or failed. */
+  end(outcome, tokens) {
+    this.element.classList.remove("running");
+    say(this.part("progress"), outcome, { tokens });
+  }
+
+  /** Take back the turn that has just begun: it has no answer. */
+  takeBack() {
+    for (const element of this.turn) element.remove();
+    if (!this.output.firstChild && this.mode === "chat") this.showHint();
+  }
+
+  /** Show why there is no answer, or not all of it. */
+  fail(failure) {
+    const [message, where] = [this.part("message"), this.part("where")];
+    if (failure.key) say(message, failure.key, failure.values);
+    else sayVerbatim(message, failure.reason);
+    where.replaceChildren(
+      ...named("field", failure.param),
+      ...named("request", failure.requestId),
+    );
+    this.part("failure").hidden = false;
+    this.part("failure").scrollIntoView({ block: "nearest" });
+  }
+
+  /** Show figures: a list of [name's key, value's key or null, values or text]. */
+  showFacts(facts) {
+    const pairs = facts.map(([name, key, value]) => {
+      const [pair, term, detail] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
+      say(term, name);
+      if (key) say(detail, key, value);
+      else sayVerbatim(detail, value);
+      pair.append(term, detail);
+      pair.dataset.fact = name;
+      return pair;
+    });
+    this.part("facts").replaceChildren(...pairs);
+    this.part("facts").hidden = pairs.length === 0;
+  }
+
+  /** The text node of answer `index`, made when its first text comes. */
+  answer(index) {
+    if (!this.answers.has(index)) {
+      const alone = index === 0 && this.mode === "chat";
+      const name = alone ? ["output"] : ["choice", { number: index + 1 }];
+      const node = document.createTextNode("");
+      this.block("answer", ...name).append(node);
+      this.answers.set(index, node);
+    }
+    return this.answers.get(index);
+  }
+
+  showHint() {
+    const hint = document.createElement("p");
+    hint.className = "empty";
+    say(hint, this.mode === "chat" ? "chatEmpty" : "outputEmpty");
+    this.output.replaceChildren(hint);
+  }
+
+  block(kind, key, values) {
+    const [section, name, text] = ["section", "h3", "div"].map((tag) => document.createElement(tag));
+    section.className = kind;
+    text.className = "text";
+    say(name, key, values);
+    section.append(name, text);
+    this.output.append(section);
+    this.turn.push(section);
+    return text;
+  }
+
+  async copyCommand() {
+    const [button, command] = [this.part("copy"), this.part("curl").querySelector("pre")];
+    try {
+      await navigator.clipboard.writeText(command.textContent);
+    } catch {
+      getSelection().selectAllChildren(command); // no clipboard outside https and localhost
+      document.execCommand("copy");
+    }
+    say(button, "copied");
+    setTimeout(() => say(button, "copy"), 2000);
+  }
+}
+
+function named(key, value) {
+  if (!value) return [];
+  const [name, code] = [document.createElement("span"), document.createElement("code")];
+  say(name, key);
+  code.textContent = value;
+  return [name, " ", code, " "];
+}

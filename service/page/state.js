@@ -1,0 +1,84 @@
+// The service's state in the header, and what it serves.
+
+import { apiKey, getJson, readState } from "./api.js";
+import { say } from "./strings.js";
+
+const LOOK_AGAIN_MS = { ready: 10_000, other: 1_500 };
+const $ = (selector) => document.querySelector(selector);
+
+/** What is known of the service: `info` is null until /info has answered. */
+export const service = { state: "loading", info: null };
+
+/** Follow the state for as long as the page is open; `onInfo` gets /info each time it is read. */
+export function followService(onInfo) {
+  let timer = 0;
+  const look = async () => {
+    clearTimeout(timer);
+    if (!document.hidden) await update(onInfo);
+    timer = setTimeout(look, LOOK_AGAIN_MS[service.state] ?? LOOK_AGAIN_MS.other);
+  };
+  document.addEventListener("visibilitychange", () => document.hidden || look());
+  bindKeyForm(look);
+  return look();
+}
+
+/** Ask for an API key: none is known, or it was refused. */
+export function askForKey() {
+  say($("#key-hint"), apiKey.get() ? "keyRefused" : "keyHint");
+  apiKey.forget();
+  $("#forget").hidden = true;
+  service.info = null;
+  const form = $("#key-form");
+  if (form.hidden) {
+    form.hidden = false;
+    $("#key").focus();
+  }
+  show("needsKey");
+}
+
+async function update(onInfo) {
+  const { state, failure } = await readState();
+  service.state = state;
+  if (state !== "ready") service.info = null; // it may come back with another model
+  if (state !== "ready") return show(state, failure);
+  if (!$("#key-form").hidden) return show("needsKey");
+  if (service.info || (await readInfo(onInfo))) show(state);
+}
+
+async function readInfo(onInfo) {
+  try {
+    service.info = await getJson("info");
+  } catch (failure) {
+    if (failure.status === 401) askForKey();
+    return false;
+  }
+  $("#model").textContent = service.info.model;
+  $("#forget").hidden = !apiKey.get();
+  onInfo(service.info);
+  return true;
+}
+
+function show(state, failure = null) {
+  const element = $("#state");
+  element.dataset.state = state;
+  element.title = failure ?? "";
+  const words = element.querySelector("span");
+  if (words.dataset.t !== state) say(words, state);
+  $("#send").disabled = state !== "ready";
+}
+
+function bindKeyForm(look) {
+  $("#key-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    apiKey.set($("#key").value.trim());
+    $("#key").value = "";
+    $("#key-form").hidden = true;
+    look();
+  });
+  $("#forget").addEventListener("click", () => {
+    apiKey.forget();
+    $("#forget").hidden = true;
+    service.info = null;
+    look();
+  });
+}
