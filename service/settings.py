@@ -168,7 +168,7 @@ class Settings(BaseSettings):
         """How many adapters the engine has room for."""
         return len(self.first_adapters) if self.max_adapters is None else self.max_adapters
 
-    @property
+    @cached_property
     def model_name(self) -> str:
         """How answers name the model."""
         return self.served_name or self.model.resolve().name
