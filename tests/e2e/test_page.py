@@ -36,14 +36,14 @@ def test_an_answer_grows_and_is_the_one_that_generate_gives(
     visit: Visit, server: ServerProcess
 ) -> None:
     visit.page.evaluate(WATCH_LENGTHS)
-    shown = visit.ask(PROMPT, max_tokens="60", advanced='{"ignore_eos": true}')
-    direct = server.generate(PROMPT, max_tokens=60, ignore_eos=True)
+    shown = visit.ask(PROMPT, max_tokens="400", advanced='{"ignore_eos": true}')
+    direct = server.generate(PROMPT, max_tokens=400, ignore_eos=True)
     assert shown == direct["generated_text"]
     lengths = visit.page.evaluate("window.lengths")
     assert lengths == sorted(lengths)
-    assert len(set(lengths)) > 10
+    assert len(set(lengths)) > 3
     facts = visit.card(".facts")
-    expect(facts).to_contain_text(f"{direct['usage']['prompt_tokens']} in, 60 out")
+    expect(facts).to_contain_text(f"{direct['usage']['prompt_tokens']} in, 400 out")
     expect(facts).to_contain_text(re.compile(r"[\d.]+ s.*[\d.]+ tokens/s.*length.*[0-9a-f]{32}"))
 
 
@@ -73,10 +73,10 @@ def test_stop_frees_the_engine(visit: Visit, server: ServerProcess, by: str) -> 
 
 
 def wait_for_running(server: ServerProcess, count: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while server.metric("vllm:num_requests_running") != count:
         assert time.monotonic() < deadline, f"num_requests_running did not become {count}"
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 def test_a_long_answer_is_followed_only_by_a_reader_at_its_end(visit: Visit) -> None:
