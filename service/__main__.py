@@ -1,12 +1,12 @@
 """`python -m service --model DIR`: serve a model directory."""
 
-import logging
 import os
 import sys
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from service.access_log import configure_logging
 from service.settings import Settings
 
 
@@ -20,8 +20,7 @@ def main() -> int:
             message = detail["msg"].removeprefix("Value error, ")
             print(f"error: --{name}: {message}", file=sys.stderr)
         return 2
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("mergeline").setLevel(settings.log_level.upper())
+    configure_logging(settings)
 
     from service.app import create_app
     from service.engine import VLLMEngine

@@ -57,7 +57,15 @@ def room_for(adapters: list[Adapter]) -> int:
     Raises:
         ValueError: a directory holds no LoRA adapter, or one of a rank beyond all of them.
     """
-    most = max(rank_of(adapter) for adapter in adapters)
+    return roomy(max(rank_of(adapter) for adapter in adapters))
+
+
+def roomy(most: int) -> int:
+    """The smallest rank that vLLM can be built for and that is not below `most`.
+
+    Raises:
+        ValueError: there is none.
+    """
     for rank in RANKS:
         if rank >= most:
             return rank

@@ -9,9 +9,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
+from service.adapter_registry import Adapters
+from service.admin import admin_router
+from service.admission import Admission
 from service.backend import Engine
-from service.errors import InvalidRequestError, NotFoundError, ServiceError
+from service.companions import companions_router
+from service.deployment import Deployment
+from service.errors import InvalidRequestError, NotFoundError, ServiceError, answer
 from service.gate import Gate
 from service.generate import generate_router
 from service.health import info_router, probe_router
@@ -19,6 +25,8 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.page import page_router
 from service.settings import Settings
+from service.tracing import Tracing
+from service.v1 import v1_route
 from service.validation import first_problem
 
 logger = logging.getLogger("mergeline")
@@ -27,7 +35,11 @@ logger = logging.getLogger("mergeline")
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
     """An app that loads `engine` when it starts; `app.state.lifecycle` tells how far it is."""
     metrics = Metrics()
-    lifecycle = Lifecycle(engine, metrics)
+    tracing = Tracing(settings.otlp_traces_endpoint)
+    adapters = Adapters(settings, engine)
+    lifecycle = Lifecycle(engine, adapters, metrics, settings.stall_timeout_s)
+    admission = Admission(settings.max_num_seqs + settings.max_queued_prompts, metrics)
+    deployment = Deployment(engine, settings, metrics, adapters, lifecycle, admission)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -35,25 +47,36 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         yield
         life.cancel()
         engine.shutdown()
+        tracing.shutdown()
 
     app = FastAPI(title="mergeline", lifespan=lifespan)
     app.state.lifecycle = lifecycle
-    app.include_router(generate_router(engine, settings, lifecycle, metrics))
-    app.include_router(probe_router(lifecycle))
-    app.include_router(info_router(engine, settings, lifecycle, metrics))
-    app.include_router(page_router())
-    app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, metrics=metrics)
+    for router in (
+        generate_router(deployment),
+        companions_router(deployment),
+        probe_router(lifecycle),
+        info_router(deployment),
+        admin_router(deployment),
+        page_router(),
+    ):
+        app.include_router(router)
+    app.router.routes.append(v1_route(deployment))
+    origins = settings.cors_origins.split()
+    if origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
+        )
+    app.add_middleware(Gate, settings=settings, metrics=metrics, tracing=tracing)
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_body)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_bug)
     return app
 
 
 async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, ServiceError):
         raise error
-    return JSONResponse(error.body(request.state.request_id), error.status, error.headers())
+    return answer(error, request.scope)
 
 
 async def _on_invalid_body(request: Request, error: Exception) -> JSONResponse:
@@ -69,8 +92,3 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         message = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists all routes"
         return await _on_service_error(request, NotFoundError(message, error.status_code))
     return await _on_service_error(request, InvalidRequestError(str(error.detail), "body"))
-
-
-async def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    logger.error("request %s failed", request.state.request_id, exc_info=error)
-    return await _on_service_error(request, ServiceError("internal error; the log has details"))

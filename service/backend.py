@@ -1,8 +1,12 @@
 """What the HTTP layer asks of an engine. service/engine.py answers with vLLM; tests with a fake."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from starlette.types import ASGIApp
+
+from service.adapters import Adapter
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,22 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """Seconds that a request spent in the engine, told with its last step."""
+
+    queued: float
+    to_first_token: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the engine has to tell of a request at one time."""
+
+    completions: list[Completion]
+    timing: Timing | None = None
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
     """Token ids in, and SamplingParams fields under vLLM's own names."""
 
@@ -44,6 +64,10 @@ class GenerationRequest:
     """True: steps carry deltas. False: one step carries the whole output."""
     adapter: str | None = None
     """Name of a LoRA adapter, None for the model as it is."""
+    priority: int = 0
+    """Lower ones are scheduled first."""
+    trace: dict[str, str] = field(default_factory=dict)
+    """W3C trace context headers."""
 
 
 class Engine(Protocol):
@@ -70,14 +94,36 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Load the model; raises whatever hindered it."""
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[list[Completion]]:
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Step]:
         """Steps of `request`; closing the iterator aborts it in the engine.
 
         Raises InvalidRequestError for what the engine refuses, UnavailableError when it is dead.
         """
 
+    async def abort(self, request_ids: list[str]) -> None:
+        """End these requests: their steps end with finish_reason abort."""
+
+    async def add_adapter(self, adapter: Adapter) -> None:
+        """Load an adapter. Raises InvalidRequestError when the engine cannot take it."""
+
+    async def remove_adapter(self, adapter: Adapter) -> None:
+        """Free its memory, once the requests that use it have ended."""
+
+    async def openai_routes(self) -> ASGIApp:
+        """The engine's own OpenAI routes under /v1, over this engine."""
+
     def is_alive(self) -> bool:
         """False once the engine cannot generate any more."""
+
+    def seconds_without_progress(self) -> float:
+        """How long requests have been waiting since the last token; 0 when there are none."""
+
+    def fail(self) -> None:
+        """Answer every running request with UnavailableError: the engine will not."""
 
     def shutdown(self) -> None:
         """Free the model; a running request fails."""

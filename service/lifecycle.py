@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from enum import StrEnum
 
+from starlette.types import ASGIApp
+
+from service.adapter_registry import Adapters
 from service.backend import Engine, GenerationRequest
 from service.errors import UnavailableError
 from service.metrics import Metrics
@@ -27,9 +30,16 @@ class State(StrEnum):
 class Lifecycle:
     """Starts the engine, watches it, and counts the requests that a drain has to wait for."""
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+    openai_routes: ASGIApp
+    """The engine's own, from the moment it is ready."""
+
+    def __init__(
+        self, engine: Engine, adapters: Adapters, metrics: Metrics, stall_timeout_s: float
+    ) -> None:
         self._engine = engine
+        self._adapters = adapters
         self._metrics = metrics
+        self._stall_timeout_s = stall_timeout_s
         self.in_flight = 0
         self.failure: str | None = None
         self._enter(State.LOADING)
@@ -38,6 +48,8 @@ class Lifecycle:
         """Load, generate one token, then watch until the engine dies."""
         try:
             await self._engine.start()
+            await self._adapters.load_first()
+            self.openai_routes = await self._engine.openai_routes()
             await self._generate_one_token()
         except Exception as error:  # whatever it was, the process must end and say so
             logger.exception("the model could not be loaded")
@@ -45,7 +57,12 @@ class Lifecycle:
             return
         if self.state is State.LOADING:
             self._enter(State.READY)
-        while self._engine.is_alive():  # noqa: ASYNC110 - vLLM offers no event to wait for
+        while self._engine.is_alive():
+            stalled = self._engine.seconds_without_progress()
+            if stalled > self._stall_timeout_s:
+                self._die(f"the engine gave no token for {stalled:.0f} s: it is given up")
+                self._engine.fail()
+                return
             await asyncio.sleep(WATCH_EVERY_S)
         self._die("the engine has died")
 
@@ -57,6 +74,7 @@ class Lifecycle:
     def refuse_unless_ready(self) -> None:
         """Raise UnavailableError while loading, draining, or dead."""
         if self.state is not State.READY:
+            self._metrics.rejections.labels("unavailable").inc()
             raise UnavailableError(f"the service is {self.state}")
 
     @contextmanager

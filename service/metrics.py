@@ -1,6 +1,15 @@
 """The service's own Prometheus metrics; vLLM's (vllm:*) live in the process's global registry."""
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+SECONDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
 class Metrics:
@@ -16,7 +25,7 @@ class Metrics:
         )
         self.prompts = Counter(
             "mergeline_prompts",
-            "Prompts generated for, by outcome (ok, error, aborted)",
+            "Prompts generated for, by outcome (ok, error, timeout, aborted)",
             ["outcome"],
             registry=self._registry,
         )
@@ -24,6 +33,42 @@ class Metrics:
             "mergeline_tokens",
             "Tokens, by kind (prompt, completion)",
             ["kind"],
+            registry=self._registry,
+        )
+        self.rejections = Counter(
+            "mergeline_rejections",
+            "Requests refused before they reached the engine, by reason "
+            "(queue_full, unauthorized, body_too_large, body_too_slow, unavailable)",
+            ["reason"],
+            registry=self._registry,
+        )
+        self.aborts = Counter(
+            "mergeline_aborts",
+            "Requests ended by POST /abort",
+            registry=self._registry,
+        )
+        self.duration = Histogram(
+            "mergeline_request_seconds",
+            "From a request's head to the end of its answer, by route",
+            ["route"],
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self.queue_wait = Histogram(
+            "mergeline_queue_wait_seconds",
+            "How long a prompt waited in the engine before its first step",
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self.first_token = Histogram(
+            "mergeline_time_to_first_token_seconds",
+            "From a prompt's arrival in the engine to its first token",
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self.prompts_in_flight = Gauge(
+            "mergeline_prompts_in_flight",
+            "Prompts running and waiting",
             registry=self._registry,
         )
         self.in_flight = Gauge(

@@ -4,6 +4,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+MAX_LOGPROBS = 64
+"""Likeliest tokens that the engine can tell of one position; beam search reads them."""
+
 
 def _encodable(text: str) -> str:
     """JSON can spell half a character ("\\ud800"), which no tokenizer takes."""
@@ -17,6 +20,29 @@ def _encodable(text: str) -> str:
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Text = Annotated[str, AfterValidator(_encodable)]
 NonEmpty = Annotated[Text, Field(min_length=1)]
+
+
+RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+
+
+class StructuredOutputs(BaseModel):
+    """What the text has to be: exactly one of four kinds of constraint."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    json_schema: dict[str, Any] | None = Field(None, alias="json", description="a JSON schema")
+    regex: Annotated[NonEmpty, Field(max_length=4096)] | None = None
+    choice: list[NonEmpty] | None = Field(None, min_length=1, max_length=1024)
+    grammar: Annotated[NonEmpty, Field(max_length=2**16)] | None = Field(
+        None, description="a context-free grammar in EBNF"
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "StructuredOutputs":
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of json, regex, choice, grammar")
+        return self
 
 
 class Parameters(BaseModel):
@@ -46,10 +72,25 @@ class Parameters(BaseModel):
     allowed_token_ids: list[TokenId] | None = Field(None, min_length=1)
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    structured_outputs: StructuredOutputs | None = None
+
+    beam_width: int | None = Field(None, ge=1, le=32, description="1: no beam search")
+    length_penalty: float = Field(
+        1.0, ge=-10, le=10, description="beams score log-probability / tokens ** length_penalty"
+    )
 
     max_new_tokens: int | None = Field(None, ge=1, lt=2**31, description="alias of max_tokens")
     do_sample: bool | None = Field(None, description="false: greedy; true: temperature 1 if unset")
+    num_beams: int | None = Field(None, ge=1, le=32, description="alias of beam_width")
+    use_beam_search: bool | None = Field(None, description="true: best_of beams")
+    best_of: int | None = Field(None, ge=1, le=32, description="beams of use_beam_search")
 
+    preset: NonEmpty | None = Field(
+        None, description="name of parameters kept by the service; what is given here wins"
+    )
+    priority: int = Field(0, ge=-(2**31), lt=2**31, description="lower ones are served first")
+    timeout_s: float | None = Field(None, gt=0, le=86400, description="504 after that many seconds")
+    request_id: RequestId | None = Field(None, description="wins over the X-Request-Id header")
     adapter: NonEmpty | None = Field(None, description="name of an adapter served beside it")
     raw: bool = Field(False, description="send the prompt verbatim, without the chat template")
 
@@ -57,6 +98,13 @@ class Parameters(BaseModel):
     def _aliases_agree(self) -> "Parameters":
         if self.max_tokens is not None and self.max_new_tokens is not None:
             raise ValueError("give max_tokens or its alias max_new_tokens, not both")
+        widths = (self.beam_width, self.num_beams, self.best_of)
+        if sum(width is not None for width in widths) > 1:
+            raise ValueError("give one of beam_width, num_beams, best_of")
+        if (self.best_of or 1) > 1 and not self.use_beam_search:
+            raise ValueError("best_of means beams: it needs use_beam_search true")
+        if self.use_beam_search and widths == (None, None, None):
+            raise ValueError("use_beam_search needs best_of: how many beams")
         return self
 
 
@@ -85,3 +133,37 @@ class GenerateRequest(BaseModel):
         if "prompt" in body:
             raise ValueError("give prompt or its alias input, not both")
         return {"prompt" if name == "input" else name: value for name, value in body.items()}
+
+
+class TokenizeRequest(BaseModel):
+    """Body of POST /tokenize."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompt: Text
+    raw: bool = Field(False, description="without the chat template")
+
+
+class DetokenizeRequest(BaseModel):
+    """Body of POST /detokenize."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    tokens: list[TokenId] = Field(max_length=2**20)
+
+
+class AbortRequest(BaseModel):
+    """Body of POST /abort."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    request_id: RequestId = Field(description="as given, or as X-Request-Id told")
+
+
+class LoadAdapterRequest(BaseModel):
+    """Body of POST /admin/adapters."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    path: NonEmpty = Field(description="an adapter directory as peft saves it, on the server")

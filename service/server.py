@@ -2,11 +2,13 @@
 
 import logging
 import time
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from service.connections import BoundedConnection
 from service.lifecycle import Lifecycle, State
 from service.settings import Settings
 
@@ -25,6 +27,11 @@ class Server(uvicorn.Server):
                 port=settings.port,
                 log_level=settings.log_level,
                 access_log=False,
+                http=partial(
+                    BoundedConnection,
+                    head_timeout_s=settings.head_timeout_s,
+                    max_connections=settings.max_connections,
+                ),  # type: ignore[arg-type]  # it takes any callable that makes a protocol
                 timeout_graceful_shutdown=CONNECTIONS_CLOSE_WITHIN_S,
             )
         )

@@ -1,14 +1,25 @@
 """All settings of the service: each is a flag, and a SERVICE_* variable."""
 
 import json
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.adapters import Adapter, parse_adapters, room_for
+from service.adapters import Adapter, parse_adapters, room_for, roomy
+from service.sampling import checked
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # what the service of the first PromptCBLUE baselines generated with
+    "promptcblue-baseline": {
+        "max_tokens": 512,
+        "presence_penalty": 0.2,
+        "frequency_penalty": 0.2,
+    },
+}
 
 
 class Settings(BaseSettings):
@@ -39,6 +50,12 @@ class Settings(BaseSettings):
         "",
         description="LoRA adapters served beside the model: name=directory name=directory ...",
     )
+    max_adapters: int | None = Field(
+        None, ge=0, description="most adapters at a time; default: those given with --adapters"
+    )
+    max_adapter_rank: int | None = Field(
+        None, ge=1, description="largest rank of an adapter; default: what --adapters need"
+    )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="number format of the weights; auto: as stored, 16 bits for float32"
     )
@@ -57,15 +74,44 @@ class Settings(BaseSettings):
     )
     engine_seed: int = Field(0, ge=0, description="seed of the engine's own random numbers")
 
-    default_max_tokens: int = Field(512, ge=1, description="when a request names no max_tokens")
-    default_temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy")
+    default_parameters: dict[str, Any] = Field(
+        {}, description="parameters for requests that do not give them, a JSON object"
+    )
+    presets: dict[str, dict[str, Any]] = Field(
+        {},
+        validate_default=True,
+        description="named parameters: a JSON object of objects, chosen by parameters.preset",
+    )
+
+    api_keys: str = Field("", description="keys that clients may use, separated by blanks")
+    api_key_file: Path | None = Field(None, description="more keys, a line each; read again if new")
+    admin_keys: str = Field("", description="keys for /admin; without one there is no /admin")
+    admin_key_file: Path | None = Field(None, description="more of them, a line each")
+    metrics_need_key: bool = Field(False, description="guard /metrics too")
+    cors_origins: str = Field("", description="web origins that may call, separated by blanks")
 
     max_prompts: int = Field(2048, ge=1, description="most prompts in one request")
     max_body_bytes: int = Field(16 * 2**20, ge=1024, description="larger bodies get 413")
+    body_timeout_s: float = Field(30, gt=0, description="slower bodies get 408")
+    head_timeout_s: float = Field(
+        10, gt=0, description="connections that send no whole request head by then are closed"
+    )
+    max_connections: int = Field(1024, ge=1, description="more are closed at once")
+    max_queued_prompts: int = Field(
+        4096, ge=0, description="prompts beyond max_num_seqs that may wait; more get 429"
+    )
+    stall_timeout_s: float = Field(
+        120, gt=0, description="an engine that gives no token for so long is given up"
+    )
     drain_timeout_s: float = Field(
         60, ge=0, description="after SIGTERM, seconds that running requests may take to finish"
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = Field("text", description="json: an object a line")
+    log_prompts: bool = Field(False, description="write prompts into the log, at debug level too")
+    otlp_traces_endpoint: str | None = Field(
+        None, description="where OpenTelemetry traces go, for example http://collector:4317"
+    )
 
     @field_validator("model")
     @classmethod
@@ -78,17 +124,49 @@ class Settings(BaseSettings):
             raise ValueError(f"{model / 'config.json'} cannot be read as JSON: {error}") from error
         return model
 
-    @field_validator("adapters")
+    @field_validator("default_parameters")
     @classmethod
-    def _name_adapters(cls, adapters: str) -> str:
-        if adapters:
-            room_for(parse_adapters(adapters))
-        return adapters
+    def _check_defaults(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        return checked(parameters)
+
+    @field_validator("presets")
+    @classmethod
+    def _check_presets(cls, presets: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {name: checked(parameters) for name, parameters in (PRESETS | presets).items()}
+
+    @field_validator("api_key_file", "admin_key_file")
+    @classmethod
+    def _readable(cls, file: Path | None) -> Path | None:
+        if file is not None and not os.access(file, os.R_OK):
+            raise ValueError(f"{file} cannot be read")
+        return file
+
+    @model_validator(mode="after")
+    def _room_for_adapters(self) -> "Settings":
+        first = self.first_adapters
+        _ = self.lora_rank
+        if self.adapter_slots < len(first):
+            raise ValueError(f"max_adapters={self.max_adapters} is below the {len(first)} given")
+        if self.adapter_slots and not first and self.max_adapter_rank is None:
+            raise ValueError("max_adapters needs max_adapter_rank when no adapter is given")
+        return self
 
     @cached_property
-    def adapters_by_name(self) -> dict[str, Adapter]:
-        """The adapters that requests may name."""
-        return {adapter.name: adapter for adapter in parse_adapters(self.adapters)}
+    def first_adapters(self) -> list[Adapter]:
+        """The adapters that are served from the start."""
+        return parse_adapters(self.adapters)
+
+    @cached_property
+    def lora_rank(self) -> int:
+        """The largest rank that the engine is built for; read once, from the first adapters."""
+        if self.max_adapter_rank is not None:
+            return roomy(self.max_adapter_rank)
+        return room_for(self.first_adapters) if self.first_adapters else 0
+
+    @property
+    def adapter_slots(self) -> int:
+        """How many adapters the engine has room for."""
+        return len(self.first_adapters) if self.max_adapters is None else self.max_adapters
 
     @property
     def model_name(self) -> str:

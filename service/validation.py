@@ -1,12 +1,12 @@
 """pydantic's complaints about a request body, in the contract's words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.errors import InvalidRequestError
 
 
-def first_problem(details: Sequence[dict[str, Any]]) -> InvalidRequestError:
+def first_problem(details: Sequence[Mapping[str, Any]]) -> InvalidRequestError:
     """The error to answer with: the first field that is wrong, as deep as pydantic saw into it."""
     params = [_param(detail["loc"]) for detail in details]
     deepest = max((param for param in params if param.startswith(params[0])), key=len)

@@ -2,9 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
-from service.backend import Completion, GenerationRequest, Position, TokenLogprob
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp
+
+from service.adapters import Adapter
+from service.backend import Completion, GenerationRequest, Position, Step, Timing, TokenLogprob
 from service.errors import InvalidRequestError, UnavailableError
 
 
@@ -22,6 +27,9 @@ class FakeEngine:
         self.finished: list[str] = []
         self.aborted: list[str] = []
         self.alive = True
+        self.stalled_s = 0.0
+        self.abort_asked: set[str] = set()
+        self.eos_token_ids = frozenset({2})
         self.seconds_a_token = 0.0
         self.hold = asyncio.Event()
         self.hold.set()
@@ -32,7 +40,7 @@ class FakeEngine:
         if self.load_error:
             raise self.load_error
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[list[Completion]]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Step]:
         self.requests.append(request)
         if request.sampling.get("bad_words") == ["refused by the engine"]:
             raise InvalidRequestError("the engine does not like it", "parameters.bad_words")
@@ -44,11 +52,36 @@ class FakeEngine:
                     raise UnavailableError("the engine has died")
                 last = not request.stream or position == count - 1
                 size = 1 if request.stream else count
-                yield [self._output(index, size, last, request) for index in range(outputs)]
+                aborted = request.request_id in self.abort_asked
+                made = [self._output(i, size, last or aborted, request) for i in range(outputs)]
+                if aborted:
+                    made = [replace(one, finish_reason="abort") for one in made]
+                yield Step(made, Timing(0.001, 0.002) if last or aborted else None)
+                if aborted:
+                    break
             self.finished.append(request.request_id)
         except (asyncio.CancelledError, GeneratorExit):
             self.aborted.append(request.request_id)
             raise
+
+    async def abort(self, request_ids: list[str]) -> None:
+        self.abort_asked.update(request_ids)
+
+    async def add_adapter(self, adapter: Adapter) -> None:
+        if "broken" in adapter.name:
+            raise InvalidRequestError("it does not fit", "path")
+
+    async def remove_adapter(self, adapter: Adapter) -> None:
+        pass
+
+    async def openai_routes(self) -> ASGIApp:
+        return PlainTextResponse("openai")
+
+    def seconds_without_progress(self) -> float:
+        return self.stalled_s
+
+    def fail(self) -> None:
+        self.alive = False
 
     def is_alive(self) -> bool:
         return self.alive

@@ -11,6 +11,7 @@ from service.adapters import parse_adapters, room_for
 from service.errors import InvalidRequestError
 from service.placement import Placement
 from service.settings import Settings
+from tests.service.conftest import Talk
 from tests.service.fake import FakeEngine
 
 
@@ -36,10 +37,14 @@ def test_a_request_names_its_adapter(
 
 
 def test_requests_do_not_read_the_adapters_again(
-    ask: Callable[..., httpx.Response], tmp_path: Path
+    serve: Callable[[Talk], None], tmp_path: Path
 ) -> None:
-    (tmp_path / "a/adapter_config.json").unlink()
-    assert ask(prompt="头痛", parameters={"adapter": "big", "max_tokens": 2}).status_code == 200
+    async def talk(client: httpx.AsyncClient) -> None:
+        (tmp_path / "a/adapter_config.json").unlink()
+        body = {"prompt": "头痛", "parameters": {"adapter": "big", "max_tokens": 2}}
+        assert (await client.post("/generate", json=body)).status_code == 200
+
+    serve(talk)
 
 
 def test_an_unknown_adapter_is_refused_with_those_that_are_known(

@@ -5,21 +5,21 @@ from typing import Any
 import pytest
 
 from service.errors import InvalidRequestError
-from service.sampling import to_sampling, with_max_tokens
+from service.sampling import Plan, checked, to_plan
 from service.schemas import Parameters
 from service.settings import Settings
 
 
+def plan(settings: Settings, **parameters: Any) -> Plan:
+    return to_plan(Parameters(**parameters), settings.default_parameters, settings.presets)
+
+
 def sampling(settings: Settings, **parameters: Any) -> dict[str, Any]:
-    return to_sampling(Parameters(**parameters), settings, vocab_size=100)
+    return plan(settings, **parameters).sampling
 
 
 def test_the_default_is_greedy_without_penalties(settings: Settings) -> None:
-    fields = sampling(settings)
-    assert fields["temperature"] == 0
-    assert fields["repetition_penalty"] == 1
-    assert fields["presence_penalty"] == fields["frequency_penalty"] == 0
-    assert "max_tokens" not in fields
+    assert sampling(settings) == {"temperature": 0}
 
 
 @pytest.mark.parametrize(
@@ -39,13 +39,69 @@ def test_temperature_follows_do_sample(
 
 
 def test_a_deployment_overrides_the_defaults(settings: Settings) -> None:
-    warm = settings.model_copy(update={"default_temperature": 0.8})
+    defaults = checked({"temperature": 0.8, "max_new_tokens": 50})
+    warm = settings.model_copy(update={"default_parameters": defaults})
     assert sampling(warm)["temperature"] == 0.8
     assert sampling(warm, temperature=0.0)["temperature"] == 0
+    assert plan(warm).for_prompt(10, 100)["max_tokens"] == 50
+    assert plan(warm).for_prompt(80, 100)["max_tokens"] == 20
+
+
+def test_a_preset_stands_between_the_request_and_the_defaults(settings: Settings) -> None:
+    presets = {"warm": checked({"temperature": 0.8, "top_p": 0.9})}
+    both = settings.model_copy(
+        update={"default_parameters": {"top_p": 0.5, "top_k": 7}, "presets": presets}
+    )
+    assert sampling(both, preset="warm", temperature=0.3) == {
+        "temperature": 0.3, "top_p": 0.9, "top_k": 7,
+    }  # fmt: skip
+    with pytest.raises(InvalidRequestError, match="known: warm"):
+        sampling(both, preset="cold")
+
+
+def test_the_baselines_penalties_are_a_preset(settings: Settings) -> None:
+    fields = sampling(settings, preset="promptcblue-baseline")
+    assert fields["presence_penalty"] == fields["frequency_penalty"] == 0.2
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"beam_width": 4},
+        {"num_beams": 4, "temperature": 0.0},
+        {"use_beam_search": True, "best_of": 4, "n": 4},
+    ],
+)
+def test_beams_under_each_of_their_names(settings: Settings, parameters: dict[str, Any]) -> None:
+    made = plan(settings, **parameters)
+    assert (made.beam_width, made.sampling) == (4, {"n": 4})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param"),
+    [
+        ({"beam_width": 4, "temperature": 0.5}, "temperature"),
+        ({"beam_width": 4, "stop": "a"}, "stop"),
+        ({"beam_width": 4, "n": 5}, "n"),
+        ({"beam_width": 32, "stop_token_ids": [1]}, "beam_width"),
+        ({"length_penalty": 0.5}, "length_penalty"),
+    ],
+)
+def test_what_does_not_go_with_beams_is_refused(
+    settings: Settings, parameters: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        plan(settings, **parameters)
+    assert caught.value.param == f"parameters.{param}"
+
+
+def test_a_bad_default_is_named() -> None:
+    with pytest.raises(ValueError, match="top_p"):
+        checked({"top_p": 7})
 
 
 def test_max_new_tokens_is_max_tokens(settings: Settings) -> None:
-    assert sampling(settings, max_new_tokens=7)["max_tokens"] == 7
+    assert plan(settings, max_new_tokens=7).max_tokens == 7
 
 
 def test_only_fields_that_vllm_knows_go_to_the_engine(settings: Settings) -> None:
@@ -60,13 +116,12 @@ def test_token_ids_of_logit_bias_become_numbers(settings: Settings) -> None:
 
 
 def test_the_default_length_is_cut_to_what_fits(settings: Settings) -> None:
-    fields = sampling(settings)
-    assert with_max_tokens(fields, 90, 100, 512)["max_tokens"] == 10
-    assert with_max_tokens(fields, 90, 1000, 512)["max_tokens"] == 512
+    assert plan(settings).for_prompt(90, 100)["max_tokens"] == 10
+    assert plan(settings).for_prompt(90, 1000)["max_tokens"] == 512
 
 
 def test_a_length_that_was_asked_for_must_fit(settings: Settings) -> None:
-    fields = sampling(settings, max_tokens=20)
-    assert with_max_tokens(fields, 80, 100, 512)["max_tokens"] == 20
+    asked = plan(settings, max_tokens=20)
+    assert asked.for_prompt(80, 100)["max_tokens"] == 20
     with pytest.raises(InvalidRequestError, match="at most 19"):
-        with_max_tokens(fields, 81, 100, 512)
+        asked.for_prompt(81, 100)

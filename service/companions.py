@@ -1,0 +1,44 @@
+"""The small routes beside /generate: tokens of a text and back, abort, load."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from service.deployment import Deployment
+from service.errors import InvalidRequestError
+from service.prompt import PromptEncoder
+from service.schemas import AbortRequest, DetokenizeRequest, TokenizeRequest
+
+
+def companions_router(deployment: Deployment) -> APIRouter:
+    """/tokenize, /detokenize, /abort and /get_load."""
+    router = APIRouter()
+    engine, lifecycle = deployment.engine, deployment.lifecycle
+
+    @router.post("/tokenize", summary="The token ids that the model would read")
+    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+        lifecycle.refuse_unless_ready()
+        ids = PromptEncoder(engine.tokenizer).encode(body.prompt, raw=body.raw)
+        return {"tokens": ids, "count": len(ids), "max_model_len": engine.max_model_len}
+
+    @router.post("/detokenize", summary="The text of token ids, special tokens included")
+    async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
+        lifecycle.refuse_unless_ready()
+        beyond = [token_id for token_id in body.tokens if token_id >= engine.vocab_size]
+        if beyond:
+            raise InvalidRequestError(
+                f"{beyond[0]} is outside the vocabulary (0 to {engine.vocab_size - 1})", "tokens"
+            )
+        return {"prompt": engine.tokenizer.decode(body.tokens)}
+
+    @router.post("/abort", summary="End a running request; it answers with what it has")
+    async def abort(body: AbortRequest) -> dict[str, Any]:
+        aborted = await deployment.abort(body.request_id)
+        deployment.metrics.aborts.inc(bool(aborted))
+        return {"request_id": body.request_id, "aborted": aborted}
+
+    @router.get("/get_load", summary="Prompts running and waiting")
+    async def get_load() -> dict[str, int]:
+        return {"load": deployment.admission.prompts}
+
+    return router
