@@ -40,10 +40,12 @@ async function submit() {
 function request(prompt, parameters) {
   if (mode === "prompt") return { path: "generate", body: { prompt, parameters, stream: true } };
   const { adapter, preset, raw, ...sampling } = parameters;
+  const { default_parameters: defaults, presets, model } = service.info;
   const body = {
-    model: adapter ?? service.info.model,
+    model: adapter ?? model,
     messages: [...messages, { role: "user", content: prompt }],
-    ...(service.info.presets?.[preset] ?? {}),
+    ...defaults, // /v1 knows neither them nor presets
+    ...presets?.[preset],
     ...sampling,
     stream: true,
     stream_options: { include_usage: true },
