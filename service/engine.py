@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from service.adapters import Adapter
 from service.backend import Completion, GenerationRequest, Position, Step, Timing, TokenLogprob
+from service.cores import compute_in_engine_process
 from service.errors import InvalidRequestError, UnavailableError
 from service.placement import Placement
 from service.schemas import MAX_LOGPROBS
@@ -195,6 +196,8 @@ class VLLMEngine:
         settings = self._settings
         length, eager = settings.max_model_len, settings.enforce_eager
         gpus = settings.tensor_parallel_size
+        if current_platform.is_cpu() and gpus == 1:
+            compute_in_engine_process()
         return {
             "model": str(settings.model),
             "served_model_name": settings.model_name,

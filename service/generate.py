@@ -1,6 +1,7 @@
 """POST /generate: one prompt, a list, or a stream of either."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -18,6 +19,7 @@ from service.sampling import check_token_ids, to_plan
 from service.schemas import GenerateRequest
 from service.streams import CLIENT_GONE, ClientGoneError, EventStream, unless_gone
 
+logger = logging.getLogger("mergeline")
 DONE = b"data: [DONE]\n\n"
 
 
@@ -52,6 +54,9 @@ class _Call:
         self.request_id: str = http.state.request_id
         self.is_list = isinstance(body.prompt, list)
         self.prompts = _prompts(body, settings.max_prompts)
+        if settings.log_prompts:
+            fields = {"request_id": self.request_id, "prompts": self.prompts}
+            logger.info("request %s: %r", self.request_id, self.prompts, extra={"fields": fields})
         self._deployment = deployment
         self._parameters = body.parameters
         deployment.adapters.check(body.parameters.adapter)

@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = Field("text", description="json: an object a line")
-    log_prompts: bool = Field(False, description="write prompts into the log, at debug level too")
+    log_prompts: bool = Field(False, description="write every prompt into the log")
     otlp_traces_endpoint: str | None = Field(
         None, description="where OpenTelemetry traces go, for example http://collector:4317"
     )

@@ -1,0 +1,47 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from service import cores
+
+NAMES = ("VLLM_CPU_OMP_THREADS_BIND", "VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS")
+
+
+@pytest.fixture
+def one_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    nodes = tmp_path / "possible"
+    nodes.write_text("0\n")
+    monkeypatch.setattr(cores, "_NODES", nodes)
+    for name in NAMES:
+        monkeypatch.setenv(name, "")  # so that it is as before in the end
+        monkeypatch.delenv(name)
+    return nodes
+
+
+def test_the_model_computes_in_the_engines_process_and_leaves_a_core(one_node: Path) -> None:
+    cores.compute_in_engine_process()
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert 1 <= int(os.environ["OMP_NUM_THREADS"]) <= max(1, (os.cpu_count() or 1) - 1)
+
+
+def test_a_number_of_threads_that_is_set_stays(
+    one_node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    cores.compute_in_engine_process()
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_binding_is_left_to_vllm_on_many_nodes(one_node: Path) -> None:
+    one_node.write_text("0-1\n")
+    cores.compute_in_engine_process()
+    assert not any(name in os.environ for name in NAMES)
+
+
+def test_binding_that_is_asked_for_is_left_to_vllm(
+    one_node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0-3")
+    cores.compute_in_engine_process()
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ
