@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 
+from service.settings import Settings
 from tests.service.bad_requests import BAD_REQUESTS
 from tests.service.conftest import Talk
 
@@ -36,6 +37,19 @@ def test_wrong_routes_get_the_same_error_shape(
         answer = await client.request(method, path)
         assert answer.status_code == status
         assert path in answer.json()["error"]
+
+    serve(talk)
+
+
+def test_a_405_tells_the_methods_of_all_routes_with_that_path(
+    serve: Callable[[Talk], None], settings: Settings
+) -> None:
+    settings.admin_keys = "boss"
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        for path, methods in (("/generate", "POST"), ("/admin/adapters", "GET, POST")):
+            answer = await client.patch(path, headers={"Authorization": "Bearer boss"})
+            assert (answer.status_code, answer.headers["allow"]) == (405, methods)
 
     serve(talk)
 
