@@ -6,7 +6,6 @@ from service.answers import Aborted, Detokenized, Load, Tokens
 from service.deployment import Deployment
 from service.errors import InvalidRequestError
 from service.openapi import refusals
-from service.prompt import PromptEncoder
 from service.schemas import AbortRequest, DetokenizeRequest, TokenizeRequest
 
 
@@ -22,7 +21,7 @@ def companions_router(deployment: Deployment) -> APIRouter:
     )
     async def tokenize(body: TokenizeRequest) -> Tokens:
         lifecycle.refuse_unless_ready()
-        ids = PromptEncoder(engine.tokenizer).encode(body.prompt, raw=body.raw)
+        ids = deployment.encoder.encode(body.prompt, raw=body.raw)
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.max_model_len}
 
     @router.post(

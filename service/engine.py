@@ -18,6 +18,7 @@ from service.adapters import Adapter
 from service.backend import Completion, GenerationRequest, Position, Step, Timing, TokenLogprob
 from service.cores import compute_in_engine_process
 from service.errors import InvalidRequestError, UnavailableError
+from service.garbage import search_as_usual
 from service.placement import Placement
 from service.schemas import MAX_LOGPROBS
 from service.settings import Settings
@@ -134,12 +135,10 @@ class VLLMEngine:
 
     async def openai_routes(self) -> ASGIApp:
         """vLLM's own OpenAI server, on this engine; the last that is loaded."""
-        from vllm.utils.gc_utils import freeze_gc_heap
-
         from service.openai import openai_app
 
         routes = await openai_app(self._llm, self._settings.model_name, self._loras)
-        freeze_gc_heap()  # what is loaded by now is never garbage
+        search_as_usual()
         return routes
 
     def is_alive(self) -> bool:

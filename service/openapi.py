@@ -8,6 +8,7 @@ from service.answers import ErrorBody, Result, ResultList
 from service.gate import PROBES
 from service.settings import Settings
 
+SCHEMAS = "#/components/schemas/"
 Responses = dict[int | str, dict[str, Any]]
 
 REFUSALS = {
@@ -37,14 +38,38 @@ KEYS = {
     "key": {"type": "http", "scheme": "bearer", "description": "one of api_keys"},
     "adminKey": {"type": "http", "scheme": "bearer", "description": "one of admin_keys"},
 }
+DELTA = {
+    "title": "Delta",
+    "type": "object",
+    "properties": {"index": {"type": "integer"}, "text": {"type": "string"}},
+    "required": ["index", "text"],
+    "additionalProperties": False,
+}
+EVENT_DATA = [DELTA, *({"$ref": SCHEMAS + name} for name in ("Result", "ListItem", "ErrorBody"))]
+EVENT = {
+    "type": "object",
+    "properties": {
+        "data": {
+            "anyOf": [
+                {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": {"anyOf": EVENT_DATA},
+                },
+                {"const": "[DONE]", "description": "the last event"},
+            ]
+        }
+    },
+    "required": ["data"],
+}
+"""One server-sent event, told under itemSchema as FastAPI tells its own."""
 
 GENERATED: Responses = {
     200: {
         "model": Result | ResultList,
-        "description": "The answer; a list's prompts fail one by one. With `stream`: server-sent "
-        'events {"index", "text"} and the whole answer, or each result of a list as it finishes; '
-        "a failure is the last event; then [DONE]",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "The answer; a list's prompts fail one by one. With `stream`, one prompt: "
+        "what is new, again and again, then the whole answer; a list: each result as it finishes",
+        "content": {"text/event-stream": {"itemSchema": EVENT}},
     }
 }
 
@@ -86,7 +111,7 @@ def _complete(operation: dict[str, Any], security: list[dict[str, list[str]]]) -
 
 
 def _refusal(status: int) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/ErrorBody"}
+    schema = {"$ref": SCHEMAS + "ErrorBody"}
     return {
         "description": REFUSALS[status],
         "content": {"application/json": {"schema": schema}},
