@@ -6,7 +6,6 @@ from fastapi import APIRouter
 
 from service.deployment import Deployment
 from service.errors import InvalidRequestError
-from service.prompt import PromptEncoder
 from service.schemas import AbortRequest, DetokenizeRequest, TokenizeRequest
 
 
@@ -18,7 +17,7 @@ def companions_router(deployment: Deployment) -> APIRouter:
     @router.post("/tokenize", summary="The token ids that the model would read")
     async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
         lifecycle.refuse_unless_ready()
-        ids = PromptEncoder(engine.tokenizer).encode(body.prompt, raw=body.raw)
+        ids = deployment.encoder.encode(body.prompt, raw=body.raw)
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.max_model_len}
 
     @router.post("/detokenize", summary="The text of token ids, special tokens included")

@@ -4,12 +4,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from service.adapter_registry import Adapters
 from service.admission import Admission, Ticket
 from service.backend import Engine
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.prompt import PromptEncoder
 from service.settings import Settings
 
 
@@ -25,6 +27,11 @@ class Deployment:
     admission: Admission
     running: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     """Numbers of prompts by request id: a client may use one id twice at a time."""
+
+    @cached_property
+    def encoder(self) -> PromptEncoder:
+        """Of the engine's tokenizer; usable once that is loaded."""
+        return PromptEncoder(self.engine.tokenizer)
 
     @contextmanager
     def request(self, request_id: str, prompts: int) -> Iterator[Ticket]:

@@ -133,10 +133,14 @@ class VLLMEngine:
         await self._llm.remove_lora(adapter.number)
 
     async def openai_routes(self) -> ASGIApp:
-        """vLLM's own OpenAI server, on this engine."""
+        """vLLM's own OpenAI server, on this engine; the last that is loaded."""
+        from vllm.utils.gc_utils import freeze_gc_heap
+
         from service.openai import openai_app
 
-        return await openai_app(self._llm, self._settings.model_name, self._loras)
+        routes = await openai_app(self._llm, self._settings.model_name, self._loras)
+        freeze_gc_heap()  # what is loaded by now is never garbage
+        return routes
 
     def is_alive(self) -> bool:
         """False once the engine process is gone or its output loop has ended."""
@@ -180,6 +184,7 @@ class VLLMEngine:
         if self._placement.marks:  # ChatGLM-6B's positions were tried with the first runner only
             os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.envs import enable_envs_cache
 
         from service.llm import PlacedLLM
 
@@ -187,6 +192,7 @@ class VLLMEngine:
         threading.Thread(target=_import_openai, name="import-openai", daemon=True).start()
         llm = PlacedLLM.from_engine_args(AsyncEngineArgs(**self._engine_args()))
         llm.placement = self._placement
+        enable_envs_cache()  # vLLM reads a variable at every token
         self._llm = llm
 
     def _engine_args(self) -> dict[str, Any]:

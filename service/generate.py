@@ -1,6 +1,7 @@
 """POST /generate: one prompt, a list, or a stream of either."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -12,12 +13,14 @@ from service.backend import Completion, GenerationRequest
 from service.deployment import Deployment, item_ids
 from service.errors import InvalidRequestError, ServiceError
 from service.generation import Generation
-from service.prompt import PromptEncoder
 from service.results import failed_item, sse, stream_end, total_usage, whole_result
 from service.sampling import check_token_ids, to_plan
 from service.schemas import GenerateRequest
 from service.streams import CLIENT_GONE, ClientGoneError, EventStream, unless_gone
 
+logger = logging.getLogger("mergeline")
+Item = asyncio.Task[dict[str, Any]]
+TOGETHER = 32  # prompts of a list that are encoded before others have their turn
 DONE = b"data: [DONE]\n\n"
 
 
@@ -52,12 +55,14 @@ class _Call:
         self.request_id: str = http.state.request_id
         self.is_list = isinstance(body.prompt, list)
         self.prompts = _prompts(body, settings.max_prompts)
+        if settings.log_prompts:
+            fields = {"request_id": self.request_id, "prompts": self.prompts}
+            logger.info("request %s: %r", self.request_id, self.prompts, extra={"fields": fields})
         self._deployment = deployment
         self._parameters = body.parameters
         deployment.adapters.check(body.parameters.adapter)
         self._plan = to_plan(body.parameters, settings.default_parameters, settings.presets)
         check_token_ids(self._plan.sampling, engine.vocab_size)
-        self._encoder = PromptEncoder(engine.tokenizer)
         timeout = body.parameters.timeout_s
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
         self._generation = Generation(engine, deployment.metrics, self._plan, deadline, http)
@@ -68,8 +73,9 @@ class _Call:
         return await self._whole(self._request(self.prompts[0], self.request_id))
 
     async def answer_list(self) -> dict[str, Any]:
-        tasks = self._item_tasks()
+        tasks: list[Item] = []
         try:
+            await self._start(tasks)
             results = await asyncio.gather(*tasks)
         finally:
             for unfinished in tasks:
@@ -79,8 +85,9 @@ class _Call:
     async def stream_list(self) -> AsyncGenerator[bytes]:
         """One event an item, in the order in which they finish."""
         yield b": accepted\n\n"  # a comment: the headers leave before the first item is done
-        tasks = self._item_tasks(streaming=True)
+        tasks: list[Item] = []
         try:
+            await self._start(tasks, streaming=True)
             for task in asyncio.as_completed(tasks):
                 yield sse(await task)
         finally:
@@ -113,12 +120,14 @@ class _Call:
                 async for event in events:
                     yield event
 
-    def _item_tasks(self, *, streaming: bool = False) -> list[asyncio.Task[dict[str, Any]]]:
+    async def _start(self, tasks: list[Item], *, streaming: bool = False) -> None:
+        """Begin with every prompt. Encoding thousands at once would hold up all other requests."""
         ids = item_ids(self.request_id, len(self.prompts))
-        return [
-            asyncio.create_task(self._item(index, prompt, request_id, streaming=streaming))
-            for index, (prompt, request_id) in enumerate(zip(self.prompts, ids, strict=True))
-        ]
+        for index, (prompt, request_id) in enumerate(zip(self.prompts, ids, strict=True)):
+            item = self._item(index, prompt, request_id, streaming=streaming)
+            tasks.append(asyncio.create_task(item))
+            if index % TOGETHER == TOGETHER - 1:
+                await asyncio.sleep(0)
 
     async def _item(
         self, index: int, prompt: str, request_id: str, *, streaming: bool
@@ -145,7 +154,7 @@ class _Call:
 
     def _request(self, prompt: str, request_id: str, *, stream: bool = False) -> GenerationRequest:
         parameters, engine = self._parameters, self._deployment.engine
-        ids = self._encoder.encode(prompt, raw=parameters.raw)
+        ids = self._deployment.encoder.encode(prompt, raw=parameters.raw)
         return GenerationRequest(
             request_id,
             ids,

@@ -7,7 +7,6 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from service.deployment import Deployment
 from service.lifecycle import Lifecycle, State
-from service.prompt import PromptEncoder
 from service.sampling import DEFAULT_PARAMETERS
 from service.versions import installed
 
@@ -46,7 +45,7 @@ def info_router(deployment: Deployment) -> APIRouter:
             "dtype": engine.dtype,
             "max_model_len": engine.max_model_len,
             "vocab_size": engine.vocab_size,
-            "chat_template": PromptEncoder(engine.tokenizer).has_template,
+            "chat_template": deployment.encoder.has_template,
             "default_parameters": {**DEFAULT_PARAMETERS, **settings.default_parameters},
             "presets": settings.presets,
             "max_prompts": settings.max_prompts,

@@ -17,71 +17,56 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "mergeline_requests",
+        self._count()
+        self._measure()
+        self._show()
+
+    def _count(self) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"mergeline_{name}", text, labels, registry=self._registry)
+
+        self.requests = counter(
+            "requests",
             "HTTP requests answered, by route and outcome (ok, client_error, error, aborted)",
-            ["route", "outcome"],
-            registry=self._registry,
+            "route",
+            "outcome",
         )
-        self.prompts = Counter(
-            "mergeline_prompts",
+        self.prompts = counter(
+            "prompts",
             "Prompts generated for, by outcome (ok, error, timeout, aborted)",
-            ["outcome"],
-            registry=self._registry,
+            "outcome",
         )
-        self.tokens = Counter(
-            "mergeline_tokens",
-            "Tokens, by kind (prompt, completion)",
-            ["kind"],
-            registry=self._registry,
-        )
-        self.rejections = Counter(
-            "mergeline_rejections",
+        self.tokens = counter("tokens", "Tokens, by kind (prompt, completion)", "kind")
+        self.rejections = counter(
+            "rejections",
             "Requests refused before they reached the engine, by reason "
-            "(queue_full, unauthorized, body_too_large, body_too_slow, unavailable)",
-            ["reason"],
-            registry=self._registry,
+            "(queue_full, unauthorized, not_found, body_too_large, body_too_slow, unavailable)",
+            "reason",
         )
-        self.aborts = Counter(
-            "mergeline_aborts",
-            "Requests ended by POST /abort",
-            registry=self._registry,
+        self.aborts = counter("aborts", "Requests ended by POST /abort")
+
+    def _measure(self) -> None:
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            name = f"mergeline_{name}_seconds"
+            return Histogram(name, text, labels, buckets=SECONDS, registry=self._registry)
+
+        self.duration = histogram(
+            "request", "From a request's head to the end of its answer, by route", "route"
         )
-        self.duration = Histogram(
-            "mergeline_request_seconds",
-            "From a request's head to the end of its answer, by route",
-            ["route"],
-            buckets=SECONDS,
-            registry=self._registry,
+        self.queue_wait = histogram(
+            "queue_wait", "How long a prompt waited in the engine before its first step"
         )
-        self.queue_wait = Histogram(
-            "mergeline_queue_wait_seconds",
-            "How long a prompt waited in the engine before its first step",
-            buckets=SECONDS,
-            registry=self._registry,
+        self.first_token = histogram(
+            "time_to_first_token", "From a prompt's arrival in the engine to its first token"
         )
-        self.first_token = Histogram(
-            "mergeline_time_to_first_token_seconds",
-            "From a prompt's arrival in the engine to its first token",
-            buckets=SECONDS,
-            registry=self._registry,
-        )
-        self.prompts_in_flight = Gauge(
-            "mergeline_prompts_in_flight",
-            "Prompts running and waiting",
-            registry=self._registry,
-        )
-        self.in_flight = Gauge(
-            "mergeline_requests_in_flight",
-            "Generation requests under way",
-            registry=self._registry,
-        )
-        self.state = Gauge(
-            "mergeline_state",
-            "1 for the state the service is in, 0 for the others",
-            ["state"],
-            registry=self._registry,
-        )
+
+    def _show(self) -> None:
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"mergeline_{name}", text, labels, registry=self._registry)
+
+        self.prompts_in_flight = gauge("prompts_in_flight", "Prompts running and waiting")
+        self.in_flight = gauge("requests_in_flight", "Generation requests under way")
+        self.state = gauge("state", "1 for the state the service is in, 0 for the others", "state")
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -1,6 +1,7 @@
 """Prompt text to token ids, through the model's own chat template."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from service.errors import InvalidRequestError
@@ -8,7 +9,10 @@ from service.errors import InvalidRequestError
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """Renders and encodes as training did: the template lives with the tokenizer."""
+    """Renders and encodes as training did: the template lives with the tokenizer.
+
+    One for each tokenizer: what it asks the tokenizer about itself takes longer than encoding.
+    """
 
     tokenizer: Any
 
@@ -27,7 +31,7 @@ class PromptEncoder:
             raise InvalidRequestError("the prompt is empty", "prompt")
         if raw or not self.has_template:
             return self._one_bos(self.tokenizer.encode(prompt, add_special_tokens=False))
-        for token in self.tokenizer.all_special_tokens:
+        for token in self._special_tokens:
             if token in prompt:
                 raise InvalidRequestError(
                     f"the prompt holds the control token {token!r}; take it out, or write the "
@@ -45,13 +49,18 @@ class PromptEncoder:
     def _one_bos(self, ids: list[int]) -> list[int]:
         """Put BOS in front where this tokenizer wants one, and leave out a second."""
         bos = self.tokenizer.bos_token_id
-        if bos is None or not self._adds_bos():
+        if bos is None or not self._adds_bos:
             return ids
         start = 0
         while start < len(ids) and ids[start] == bos:
             start += 1
         return [bos, *ids[start:]]
 
+    @cached_property
+    def _special_tokens(self) -> list[str]:
+        return list(self.tokenizer.all_special_tokens)
+
+    @cached_property
     def _adds_bos(self) -> bool:
         ids = self.tokenizer.encode("", add_special_tokens=True)
         return bool(ids) and ids[0] == self.tokenizer.bos_token_id

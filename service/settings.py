@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = Field("text", description="json: an object a line")
-    log_prompts: bool = Field(False, description="write prompts into the log, at debug level too")
+    log_prompts: bool = Field(False, description="write every prompt into the log")
     otlp_traces_endpoint: str | None = Field(
         None, description="where OpenTelemetry traces go, for example http://collector:4317"
     )
@@ -168,7 +168,7 @@ class Settings(BaseSettings):
         """How many adapters the engine has room for."""
         return len(self.first_adapters) if self.max_adapters is None else self.max_adapters
 
-    @property
+    @cached_property
     def model_name(self) -> str:
         """How answers name the model."""
         return self.served_name or self.model.resolve().name

@@ -52,11 +52,12 @@ export async function* stream(path, body, signal) {
   const response = await send(path, { method: "POST", body: JSON.stringify(body), headers, signal });
   if (!response.ok) throw await refusal(response);
   const read = path === "generate" ? fromGenerate : fromChat;
+  const id = response.headers.get("x-request-id"); // what the service's log calls it
   for await (const data of serverSentEvents(response.body)) {
     if (data === "[DONE]") return;
     const event = JSON.parse(data);
-    if (event.error) throw failureOf(event, response.status);
-    yield read(event);
+    if (event.error) throw failureOf(event, response);
+    yield { ...read(event), id };
   }
   throw new Failure({ key: "cutShort" });
 }
@@ -112,12 +113,12 @@ function endOfConnection(error) {
 
 function fromGenerate(event) {
   if (!("generated_text" in event)) return { deltas: [{ index: event.index, text: event.text }] };
-  const { generated_text: text, finish_reason: finish, usage, request_id: id } = event;
+  const { generated_text: text, finish_reason: finish, usage } = event;
   const whole = (event.outputs ?? [{ index: 0, generated_text: text }]).map((output) => ({
     index: output.index,
     text: output.generated_text,
   }));
-  return { deltas: [], whole, finish, usage, id };
+  return { deltas: [], whole, finish, usage };
 }
 
 function fromChat(event) {
@@ -126,28 +127,24 @@ function fromChat(event) {
     .filter(({ delta }) => delta?.content)
     .map(({ index, delta }) => ({ index, text: delta.content }));
   const finish = choices.find(({ finish_reason: reason }) => reason)?.finish_reason;
-  return { deltas, finish, usage: event.usage, id: event.id };
+  return { deltas, finish, usage: event.usage };
 }
 
 async function refusal(response) {
   try {
-    return failureOf(await response.json(), response.status);
+    return failureOf(await response.json(), response);
   } catch {
-    return new Failure({ key: "badStatus", values: { status: response.status }, status: response.status });
+    return failureOf({}, response);
   }
 }
 
 /** From {"error": "…", "param", "request_id"}, or OpenAI's {"error": {"message", "param"}}. */
-function failureOf(answer, status) {
+function failureOf(answer, { status, headers }) {
   const inner = typeof answer.error === "object" && answer.error ? answer.error : null;
-  const message = inner ? inner.message : answer.error ?? answer.detail;
+  const message = inner ? inner.message : answer.error;
+  const requestId = answer.request_id ?? headers.get("x-request-id");
   if (typeof message !== "string") {
-    return new Failure({ key: "badStatus", values: { status }, status });
+    return new Failure({ key: "badStatus", values: { status }, status, requestId });
   }
-  return new Failure({
-    message,
-    status,
-    param: (inner ?? answer).param ?? null,
-    requestId: answer.request_id ?? inner?.request_id ?? null,
-  });
+  return new Failure({ message, status, param: (inner ?? answer).param ?? null, requestId });
 }

@@ -3,6 +3,7 @@
 import { say, sayVerbatim, t } from "./strings.js";
 
 const NUMBERS = ["temperature", "max_tokens", "top_p", "seed", "repetition_penalty"];
+const IN_THE_PROMPT = ["input", "messages", "body"]; // as requests call what is written there
 const WHOLE = ["max_tokens", "seed"];
 const field = (name) => document.querySelector(`.field[data-field="${name}"]`);
 const control = (name) => field(name).querySelector("input, select, textarea");
@@ -32,16 +33,14 @@ export function readParameters() {
 export function offer(info) {
   fill("adapter", info.adapters ?? []);
   fill("preset", Object.keys(info.presets ?? {}));
-  const defaults = { temperature: info.default_temperature, max_tokens: info.default_max_tokens };
-  for (const [name, value] of Object.entries({ ...defaults, top_p: 1, repetition_penalty: 1 })) {
-    control(name).placeholder = value ?? "";
-  }
+  const defaults = { top_p: 1, repetition_penalty: 1, ...info.default_parameters };
+  for (const name of NUMBERS) control(name).placeholder = defaults[name] ?? "";
 }
 
 /** Say at the field that `param` ("parameters.top_p", "prompt", "top_p") names what is wrong with it. */
 export function showProblem(param, { reason = "", key = null, values = {} }) {
   const name = param.replace(/^parameters\.?/, "").split(/[.[]/)[0];
-  const place = field(name) ?? field(param.startsWith("parameters") ? "advanced" : "prompt");
+  const place = field(name) ?? field(IN_THE_PROMPT.includes(name) ? "prompt" : "advanced");
   const problem = place.querySelector(".problem");
   if (key) say(problem, key, values);
   else sayVerbatim(problem, reason);

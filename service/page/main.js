@@ -40,10 +40,12 @@ async function submit() {
 function request(prompt, parameters) {
   if (mode === "prompt") return { path: "generate", body: { prompt, parameters, stream: true } };
   const { adapter, preset, raw, ...sampling } = parameters;
+  const { default_parameters: defaults, presets, model } = service.info;
   const body = {
-    model: adapter ?? service.info.model,
+    model: adapter ?? model,
     messages: [...messages, { role: "user", content: prompt }],
-    ...(service.info.presets?.[preset] ?? {}),
+    ...defaults, // /v1 knows neither them nor presets
+    ...presets?.[preset],
     ...sampling,
     stream: true,
     stream_options: { include_usage: true },
@@ -54,21 +56,40 @@ function request(prompt, parameters) {
 /** Show the answer as it comes; whether there is any of it. */
 async function follow(path, body, result) {
   const clock = new Clock();
+  const frames = eachFrame(() => {
+    result.draw();
+    result.showFactsAtTimes(clock.facts());
+  });
   let outcome = "done";
   try {
     for await (const event of stream(path, body, running.signal)) {
       clock.count(event);
       event.deltas.forEach((delta) => result.append(delta));
       event.whole?.forEach((answer) => result.replace(answer));
-      result.showFacts(clock.facts());
+      frames.ask();
     }
   } catch (error) {
     outcome = error.name === "AbortError" ? "stopped" : "failed";
     if (outcome === "failed") showFailure(error, result);
   }
+  frames.stop();
+  result.draw();
   result.showFacts(clock.facts());
   result.end(outcome, clock.tokens);
   return outcome === "done" || result.text !== "";
+}
+
+/** Draw once a frame at most: a fast stream must leave the page time for the stop button. */
+function eachFrame(draw) {
+  let asked = 0;
+  const frame = () => {
+    asked = 0;
+    draw();
+  };
+  return {
+    ask: () => (asked ||= requestAnimationFrame(frame)),
+    stop: () => cancelAnimationFrame(asked),
+  };
 }
 
 function showFailure(error, result) {

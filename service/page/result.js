@@ -3,6 +3,7 @@
 import { say, sayVerbatim, translate } from "./strings.js";
 
 const NEAR_THE_END_PX = 40;
+const FACTS_EVERY_MS = 250; // faster, and nobody could read them
 
 /** One card; `mode` is prompt or chat. Text of the model is only ever set as text. */
 export class Result {
@@ -34,6 +35,8 @@ export class Result {
     this.part("curl").querySelector("pre").textContent = command;
     this.turn = [];
     this.answers = new Map();
+    this.undrawn = new Map();
+    this.factsShown = 0;
     if (this.mode === "chat") {
       const asked = this.block("question", "you");
       asked.textContent = question;
@@ -45,16 +48,23 @@ export class Result {
     say(this.part("progress"), "generating");
   }
 
-  /** Text arrived for answer `index`. The view follows only a reader who is at the end. */
+  /** Text arrived for answer `index`; `draw` shows it. */
   append({ index, text }) {
+    this.undrawn.set(index, (this.undrawn.get(index) ?? "") + text);
+  }
+
+  /** Show what has arrived. The view follows only a reader who is at the end. */
+  draw() {
     const { output } = this;
     const atEnd = output.scrollHeight - output.scrollTop - output.clientHeight < NEAR_THE_END_PX;
-    this.answer(index).appendData(text);
+    for (const [index, text] of this.undrawn) this.answer(index).appendData(text);
+    this.undrawn.clear();
     if (atEnd) output.scrollTop = output.scrollHeight;
   }
 
   /** The whole text of answer `index`, which is what counts. */
   replace({ index, text }) {
+    this.draw();
     if (this.answer(index).data !== text) this.answer(index).data = text;
   }
 
@@ -86,6 +96,13 @@ export class Result {
     );
     this.part("failure").hidden = false;
     this.part("failure").scrollIntoView({ block: "nearest" });
+  }
+
+  /** `showFacts`, but only now and then. */
+  showFactsAtTimes(facts) {
+    if (performance.now() - this.factsShown < FACTS_EVERY_MS) return;
+    this.factsShown = performance.now();
+    this.showFacts(facts);
   }
 
   /** Show figures: a list of [name's key, value's key or null, values or text]. */

@@ -26,13 +26,13 @@ export function followService(onInfo) {
 export function askForKey() {
   say($("#key-hint"), apiKey.get() ? "keyRefused" : "keyHint");
   apiKey.forget();
-  $("#forget").hidden = true;
   service.info = null;
   const form = $("#key-form");
   if (form.hidden) {
     form.hidden = false;
     $("#key").focus();
   }
+  showKeyUse();
   show("needsKey");
 }
 
@@ -53,7 +53,7 @@ async function readInfo(onInfo) {
     return false;
   }
   $("#model").textContent = service.info.model;
-  $("#forget").hidden = !apiKey.get();
+  showKeyUse();
   onInfo(service.info);
   return true;
 }
@@ -67,6 +67,12 @@ function show(state, failure = null) {
   $("#send").disabled = state !== "ready";
 }
 
+/** A key can be forgotten; and a plain link, which carries none, would be refused. */
+function showKeyUse() {
+  $("#forget").hidden = !apiKey.get();
+  $("#docs").hidden = Boolean(apiKey.get()) || !$("#key-form").hidden;
+}
+
 function bindKeyForm(look) {
   $("#key-form").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -77,7 +83,7 @@ function bindKeyForm(look) {
   });
   $("#forget").addEventListener("click", () => {
     apiKey.forget();
-    $("#forget").hidden = true;
+    showKeyUse();
     service.info = null;
     look();
   });

@@ -4,12 +4,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.browser import Visit, visiting
 from tests.server import ServerProcess
 
-KEY = "s'ecret"
 STREAM = {"content-type": "text/event-stream"}
 
 
@@ -56,40 +55,6 @@ def test_a_dead_service_is_told(browser: Browser, server: ServerProcess) -> None
         expect(visit.page.locator("#state")).to_have_text("Not working")
         expect(visit.page.locator("#state")).to_have_attribute("title", "the engine has died")
         visit.forgive(503)
-
-
-def ask_for_key(page: Page) -> None:
-    """Let the server want a key, as a deployment may."""
-
-    def check(route: Route) -> None:
-        if route.request.headers.get("authorization") == f"Bearer {KEY}":
-            route.continue_()
-        else:
-            route.fulfill(status=401, json={"error": "no valid key", "param": None})
-
-    page.route("**/info", check)
-    page.route("**/generate", check)
-
-
-def test_a_key_is_asked_for_and_stays_in_the_tab(browser: Browser, server: ServerProcess) -> None:
-    with visiting(browser, server, ask_for_key, wait=False) as visit:
-        page = visit.page
-        expect(page.locator("#state")).to_have_text("API key needed")
-        for key in ("wrong", "错的", KEY):
-            page.locator("#key").fill(key)
-            page.keyboard.press("Enter")
-            if key != KEY:
-                expect(page.locator("#key-hint")).to_have_text("The service refused this key.")
-        visit.ask("感冒", max_tokens="2")
-        command = visit.card(".curl pre").text_content() or ""
-        assert '-H "Authorization: Bearer $API_KEY"' in command
-        assert KEY not in page.content()
-        assert page.evaluate("JSON.stringify({...localStorage})") == "{}"
-        page.reload()
-        expect(page.locator("#state")).to_have_text("Ready")
-        page.locator("#forget").click()
-        expect(page.locator("#key-form")).to_be_visible()
-        visit.forgive(401)
 
 
 def test_an_error_within_a_stream_leaves_the_text_before_it(
