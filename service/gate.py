@@ -17,6 +17,7 @@ from service.errors import (
     BodyTooLargeError,
     BodyTooSlowError,
     NotFoundError,
+    OverloadedError,
     ServiceError,
     UnauthorizedError,
     answer,
@@ -31,6 +32,8 @@ logger = logging.getLogger("mergeline")
 PROBES = {"/livez", "/readyz", "/health", "/is_ready"}
 PAGE = {"/"}  # it asks for the key itself
 PAGE_FILES = "/page/"
+BODIES_AT_ONCE = 4  # what all that are on their way may take, in largest bodies
+SMALL_BODY = 64 * 1024  # is always taken: a few large and slow ones must not keep it out
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 BROWSER_RULES = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
@@ -47,6 +50,7 @@ class Gate:
         self._metrics = metrics
         self._keys = Keys(settings.api_keys, settings.api_key_file)
         self._admin_keys = Keys(settings.admin_keys, settings.admin_key_file)
+        self._bytes_on_the_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""
@@ -103,15 +107,25 @@ class Gate:
             async with asyncio.timeout(self._settings.body_timeout_s):
                 while True:
                     message = await receive()
-                    body += message.get("body", b"")
+                    piece = message.get("body", b"")
+                    body += piece
+                    self._bytes_on_the_way += len(piece)
                     if len(body) > limit:
                         raise refusal
+                    self._check_room(len(body))
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
             raise BodyTooSlowError(
                 f"the body was not there within {self._settings.body_timeout_s:g} s"
             ) from None
+        finally:
+            self._bytes_on_the_way -= len(body)
+
+    def _check_room(self, body_bytes: int) -> None:
+        most = BODIES_AT_ONCE * self._settings.max_body_bytes
+        if body_bytes > SMALL_BODY and self._bytes_on_the_way > most:
+            raise OverloadedError("too many large bodies at once: try again in 1 s", 1)
 
 
 class _Exchange:

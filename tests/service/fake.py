@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,7 @@ class FakeEngine:
         self.aborted: list[str] = []
         self.alive = True
         self.stalled_s = 0.0
+        self._failed = asyncio.Event()
         self.abort_asked: set[str] = set()
         self.eos_token_ids = frozenset({2})
         self.seconds_a_token = 0.0
@@ -36,6 +38,7 @@ class FakeEngine:
         self.load_error: Exception | None = None
 
     async def start(self) -> None:
+        self._failed = asyncio.Event()  # of this event loop
         await self.hold.wait()
         if self.load_error:
             raise self.load_error
@@ -47,8 +50,8 @@ class FakeEngine:
         try:
             count, outputs = request.sampling["max_tokens"], request.sampling.get("n", 1)
             for position in range(count if request.stream else 1):
-                await asyncio.sleep(self.seconds_a_token * (1 if request.stream else count))
-                if not self.alive:
+                await self._compute(self.seconds_a_token * (1 if request.stream else count))
+                if not self.alive or self._failed.is_set():
                     raise UnavailableError("the engine has died")
                 last = not request.stream or position == count - 1
                 size = 1 if request.stream else count
@@ -81,13 +84,18 @@ class FakeEngine:
         return self.stalled_s
 
     def fail(self) -> None:
-        self.alive = False
+        self._failed.set()
 
     def is_alive(self) -> bool:
         return self.alive
 
     def shutdown(self) -> None:
         pass
+
+    async def _compute(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._failed.wait()
 
     def _output(self, index: int, size: int, last: bool, request: GenerationRequest) -> Completion:
         token = TokenLogprob(7, "好", -0.5)
