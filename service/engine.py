@@ -200,10 +200,13 @@ class VLLMEngine:
         from vllm.platforms import current_platform
 
         settings = self._settings
-        length, eager = settings.max_model_len, settings.enforce_eager
-        gpus = settings.tensor_parallel_size
-        if current_platform.is_cpu() and gpus == 1:
+        length, gpus = settings.max_model_len, settings.tensor_parallel_size
+        cpu = current_platform.is_cpu()
+        eager = cpu if settings.enforce_eager is None else settings.enforce_eager
+        if cpu and gpus == 1:
             compute_in_engine_process()
+        if cpu and eager:  # or the first request for logprobs would hold all up: 10 s of compiling
+            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         return {
             "model": str(settings.model),
             "served_model_name": settings.model_name,
@@ -220,7 +223,7 @@ class VLLMEngine:
             # with one GPU (or a CPU) a worker process of its own is only a detour
             "distributed_executor_backend": "uni" if gpus == 1 else None,
             "gpu_memory_utilization": settings.gpu_memory_utilization,
-            "enforce_eager": current_platform.is_cpu() if eager is None else eager,
+            "enforce_eager": eager,
             "seed": settings.engine_seed,
             "generation_config": "vllm",  # generation_config.json must not change sampling
             "trust_remote_code": False,
