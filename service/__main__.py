@@ -7,7 +7,10 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service.access_log import configure_logging
+from service.garbage import search_seldom
 from service.settings import Settings
+
+search_seldom()  # here, since the engine's process imports this file first, then vLLM
 
 
 def main() -> int:

@@ -1,12 +1,13 @@
 """Adapters loaded and unloaded while the service runs."""
 
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter
 
 from service.adapters import Adapter
+from service.answers import AdapterAnswer, AdapterList, Unloaded
 from service.deployment import Deployment
+from service.openapi import refusals
 from service.schemas import LoadAdapterRequest
 
 
@@ -15,17 +16,25 @@ def admin_router(deployment: Deployment) -> APIRouter:
     router = APIRouter(prefix="/admin")
     adapters, lifecycle = deployment.adapters, deployment.lifecycle
 
-    @router.get("/adapters", summary="Adapters that requests may name")
-    async def served() -> dict[str, Any]:
+    @router.get("/adapters", summary="Adapters that requests may name", responses=refusals(404))
+    async def served() -> AdapterList:
         return {"adapters": [_told(adapter) for adapter in adapters]}
 
-    @router.post("/adapters", summary="Load an adapter from a directory of the server")
-    async def load(body: LoadAdapterRequest) -> dict[str, str]:
+    @router.post(
+        "/adapters",
+        summary="Load an adapter from a directory of the server",
+        responses=refusals(400, 404, 503),
+    )
+    async def load(body: LoadAdapterRequest) -> AdapterAnswer:
         lifecycle.refuse_unless_ready()
         return _told(await adapters.load(body.name, Path(body.path)))
 
-    @router.delete("/adapters/{name}", summary="Unload it once the requests that use it have ended")
-    async def unload(name: str) -> dict[str, str]:
+    @router.delete(
+        "/adapters/{name}",
+        summary="Unload it once the requests that use it have ended",
+        responses=refusals(404, 503),
+    )
+    async def unload(name: str) -> Unloaded:
         lifecycle.refuse_unless_ready()
         await adapters.unload(name)
         return {"unloaded": name}
@@ -33,5 +42,5 @@ def admin_router(deployment: Deployment) -> APIRouter:
     return router
 
 
-def _told(adapter: Adapter) -> dict[str, str]:
+def _told(adapter: Adapter) -> AdapterAnswer:
     return {"name": adapter.name, "path": str(adapter.path)}

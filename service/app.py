@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match
 
 from service.adapter_registry import Adapters
 from service.admin import admin_router
@@ -17,12 +18,19 @@ from service.admission import Admission
 from service.backend import Engine
 from service.companions import companions_router
 from service.deployment import Deployment
-from service.errors import InvalidRequestError, NotFoundError, ServiceError, answer
+from service.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    ServiceError,
+    WrongMethodError,
+    answer,
+)
 from service.gate import Gate
 from service.generate import generate_router
 from service.health import info_router, probe_router
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.openapi import complete
 from service.page import page_router
 from service.settings import Settings
 from service.tracing import Tracing
@@ -61,6 +69,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     ):
         app.include_router(router)
     app.router.routes.append(v1_route(deployment))
+    complete(app, settings)
     origins = settings.cors_origins.split()
     if origins:
         app.add_middleware(
@@ -88,7 +97,17 @@ async def _on_invalid_body(request: Request, error: Exception) -> JSONResponse:
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
-    if error.status_code in (404, 405):
-        message = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists all routes"
-        return await _on_service_error(request, NotFoundError(message, error.status_code))
+    message = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists all routes"
+    if error.status_code == 404:
+        return await _on_service_error(request, NotFoundError(message))
+    if error.status_code == 405:
+        return await _on_service_error(request, WrongMethodError(message, _methods(request)))
     return await _on_service_error(request, InvalidRequestError(str(error.detail), "body"))
+
+
+def _methods(request: Request) -> list[str]:
+    """Those of all routes with this path: starlette's own Allow header tells the first's alone."""
+    matching = (
+        route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE
+    )
+    return sorted({method for route in matching for method in route.methods or ()})

@@ -1,11 +1,11 @@
 """The small routes beside /generate: tokens of a text and back, abort, load."""
 
-from typing import Any
-
 from fastapi import APIRouter
 
+from service.answers import Aborted, Detokenized, Load, Tokens
 from service.deployment import Deployment
 from service.errors import InvalidRequestError
+from service.openapi import refusals
 from service.schemas import AbortRequest, DetokenizeRequest, TokenizeRequest
 
 
@@ -14,14 +14,22 @@ def companions_router(deployment: Deployment) -> APIRouter:
     router = APIRouter()
     engine, lifecycle = deployment.engine, deployment.lifecycle
 
-    @router.post("/tokenize", summary="The token ids that the model would read")
-    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+    @router.post(
+        "/tokenize",
+        summary="The token ids that the model would read",
+        responses=refusals(400, 503),
+    )
+    async def tokenize(body: TokenizeRequest) -> Tokens:
         lifecycle.refuse_unless_ready()
         ids = deployment.encoder.encode(body.prompt, raw=body.raw)
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.max_model_len}
 
-    @router.post("/detokenize", summary="The text of token ids, special tokens included")
-    async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
+    @router.post(
+        "/detokenize",
+        summary="The text of token ids, special tokens included",
+        responses=refusals(400, 503),
+    )
+    async def detokenize(body: DetokenizeRequest) -> Detokenized:
         lifecycle.refuse_unless_ready()
         beyond = [token_id for token_id in body.tokens if token_id >= engine.vocab_size]
         if beyond:
@@ -30,14 +38,18 @@ def companions_router(deployment: Deployment) -> APIRouter:
             )
         return {"prompt": engine.tokenizer.decode(body.tokens)}
 
-    @router.post("/abort", summary="End a running request; it answers with what it has")
-    async def abort(body: AbortRequest) -> dict[str, Any]:
+    @router.post(
+        "/abort",
+        summary="End a running request; it answers with what it has",
+        responses=refusals(400),
+    )
+    async def abort(body: AbortRequest) -> Aborted:
         aborted = await deployment.abort(body.request_id)
         deployment.metrics.aborts.inc(bool(aborted))
         return {"request_id": body.request_id, "aborted": aborted}
 
     @router.get("/get_load", summary="Prompts running and waiting")
-    async def get_load() -> dict[str, int]:
+    async def get_load() -> Load:
         return {"load": deployment.admission.prompts}
 
     return router

@@ -18,6 +18,7 @@ from service.adapters import Adapter
 from service.backend import Completion, GenerationRequest, Position, Step, Timing, TokenLogprob
 from service.cores import compute_in_engine_process
 from service.errors import ENGINE_GONE, InvalidRequestError, UnavailableError
+from service.garbage import search_as_usual
 from service.placement import Placement
 from service.schemas import MAX_LOGPROBS
 from service.settings import Settings
@@ -135,12 +136,10 @@ class VLLMEngine:
 
     async def openai_routes(self) -> ASGIApp:
         """vLLM's own OpenAI server, on this engine; the last that is loaded."""
-        from vllm.utils.gc_utils import freeze_gc_heap
-
         from service.openai import openai_app
 
         routes = await openai_app(self._llm, self._settings.model_name, self._loras)
-        freeze_gc_heap()  # what is loaded by now is never garbage
+        search_as_usual()
         return routes
 
     def is_alive(self) -> bool:
@@ -201,10 +200,13 @@ class VLLMEngine:
         from vllm.platforms import current_platform
 
         settings = self._settings
-        length, eager = settings.max_model_len, settings.enforce_eager
-        gpus = settings.tensor_parallel_size
-        if current_platform.is_cpu() and gpus == 1:
+        length, gpus = settings.max_model_len, settings.tensor_parallel_size
+        cpu = current_platform.is_cpu()
+        eager = cpu if settings.enforce_eager is None else settings.enforce_eager
+        if cpu and gpus == 1:
             compute_in_engine_process()
+        if cpu and eager:  # or the first request for logprobs would hold all up: 10 s of compiling
+            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         return {
             "model": str(settings.model),
             "served_model_name": settings.model_name,
@@ -221,7 +223,7 @@ class VLLMEngine:
             # with one GPU (or a CPU) a worker process of its own is only a detour
             "distributed_executor_backend": "uni" if gpus == 1 else None,
             "gpu_memory_utilization": settings.gpu_memory_utilization,
-            "enforce_eager": current_platform.is_cpu() if eager is None else eager,
+            "enforce_eager": eager,
             "seed": settings.engine_seed,
             "generation_config": "vllm",  # generation_config.json must not change sampling
             "trust_remote_code": False,

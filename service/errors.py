@@ -62,14 +62,25 @@ class InvalidRequestError(ServiceError):
 
 
 class NotFoundError(ServiceError):
-    """No such route, or not with this method."""
+    """No such route, or no such thing behind it."""
 
     status = 404
     error_type = "not_found"
 
-    def __init__(self, message: str, status: int = 404) -> None:
+
+class WrongMethodError(ServiceError):
+    """There is such a route, but not with this method."""
+
+    status = 405
+    error_type = "wrong_method"
+
+    def __init__(self, message: str, methods: list[str]) -> None:
         super().__init__(message)
-        self.status = status
+        self._methods = methods
+
+    def headers(self) -> dict[str, str]:
+        """Says which methods it has."""
+        return {"Allow": ", ".join(self._methods)}
 
 
 class UnauthorizedError(ServiceError):

@@ -13,6 +13,7 @@ from service.backend import Completion, GenerationRequest
 from service.deployment import Deployment, item_ids
 from service.errors import InvalidRequestError, ServiceError
 from service.generation import Generation
+from service.openapi import GENERATED, refusals
 from service.results import failed_item, sse, stream_end, total_usage, whole_result
 from service.sampling import check_token_ids, to_plan
 from service.schemas import GenerateRequest
@@ -28,7 +29,11 @@ def generate_router(deployment: Deployment) -> APIRouter:
     """The route, bound to one engine."""
     router = APIRouter()
 
-    @router.post("/generate", summary="Generate for one prompt or a list")
+    @router.post(
+        "/generate",
+        summary="Generate for one prompt or a list",
+        responses={**GENERATED, **refusals(400, 429, 503, 504)},
+    )
     async def generate(body: GenerateRequest, http: Request) -> Response:
         http.state.request_id = body.parameters.request_id or http.state.request_id
         deployment.lifecycle.refuse_unless_ready()

@@ -1,26 +1,33 @@
 """Routes that tell how the service is, and what it serves."""
 
-from typing import Any
-
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
+from service.answers import Info, StateAnswer, Versions
 from service.deployment import Deployment
 from service.lifecycle import Lifecycle, State
+from service.openapi import Responses, refusals
 from service.sampling import DEFAULT_PARAMETERS
 from service.versions import installed
+
+STATES: Responses = {
+    200: {"model": StateAnswer, "description": "Yes"},
+    503: {"model": StateAnswer, "description": "No"},
+}
 
 
 def probe_router(lifecycle: Lifecycle) -> APIRouter:
     """Routes for load balancers and orchestrators."""
     router = APIRouter()
 
-    @router.get("/livez", summary="200 while the process is worth keeping")
+    @router.get("/livez", summary="200 while the process is worth keeping", responses=STATES)
     async def livez() -> JSONResponse:
         return _state_answer(lifecycle, healthy=lifecycle.state is not State.DEAD)
 
-    @router.get("/readyz", summary="200 once a token was generated, until draining")
-    @router.get("/health", summary="as /readyz")
+    @router.get(
+        "/readyz", summary="200 once a token was generated, until draining", responses=STATES
+    )
+    @router.get("/health", summary="as /readyz", responses=STATES)
     async def readyz() -> JSONResponse:
         return _state_answer(lifecycle, healthy=lifecycle.state is State.READY)
 
@@ -36,8 +43,8 @@ def info_router(deployment: Deployment) -> APIRouter:
     router = APIRouter()
     engine, settings = deployment.engine, deployment.settings
 
-    @router.get("/info", summary="the model and its limits")
-    async def info() -> dict[str, Any]:
+    @router.get("/info", summary="the model and its limits", responses=refusals(503))
+    async def info() -> Info:
         deployment.lifecycle.refuse_unless_ready()
         return {
             "model": settings.model_name,
@@ -52,7 +59,7 @@ def info_router(deployment: Deployment) -> APIRouter:
         }
 
     @router.get("/version", summary="versions of the service and its engine")
-    async def versions() -> dict[str, str]:
+    async def versions() -> Versions:
         return {"mergeline": installed("mergeline"), "vllm": engine.version}
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)

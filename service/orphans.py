@@ -5,6 +5,8 @@ import os
 import threading
 import time
 
+from service.garbage import search_as_usual
+
 LOOK_EVERY_S = 1.0
 
 
@@ -17,6 +19,7 @@ def end_with_parent() -> None:
     """
     if multiprocessing.parent_process() is None:
         return
+    search_as_usual()  # this process has imported what it needs; see __main__.py
     threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
 
 

@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from service.rules import TOGETHER, document_alias, document_one_kind
+
 MAX_LOGPROBS = 64
 """Likeliest tokens that the engine can tell of one position; beam search reads them."""
 
@@ -28,7 +30,9 @@ RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
 class StructuredOutputs(BaseModel):
     """What the text has to be: exactly one of four kinds of constraint."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=document_one_kind
+    )
 
     json_schema: dict[str, Any] | None = Field(None, alias="json", description="a JSON schema")
     regex: Annotated[NonEmpty, Field(max_length=4096)] | None = None
@@ -48,7 +52,9 @@ class StructuredOutputs(BaseModel):
 class Parameters(BaseModel):
     """Sampling parameters under vLLM's names, aliases that clients send, and how to render."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=TOGETHER
+    )
 
     n: int = Field(1, ge=1, le=128, description="outputs for each prompt")
     temperature: float | None = Field(None, ge=0, le=2, description="below 1e-5: greedy")
@@ -67,7 +73,9 @@ class Parameters(BaseModel):
     repetition_penalty: float = Field(1.0, gt=0, le=100)
     logprobs: int | None = Field(None, ge=0, le=20, description="likeliest tokens a position")
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
-        None, description="token id -> value added to its logit"
+        None,
+        description="token id -> value added to its logit",
+        json_schema_extra={"propertyNames": {"pattern": "^[0-9]{1,10}$"}},
     )
     allowed_token_ids: list[TokenId] | None = Field(None, min_length=1)
     skip_special_tokens: bool = True
@@ -114,9 +122,7 @@ class GenerateRequest(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
-        json_schema_extra={
-            "examples": [{"prompt": "感冒了怎么办？\n答：", "parameters": {"max_tokens": 64}}]
-        },
+        json_schema_extra=document_alias,
     )
 
     prompt: Text | list[Text] = Field(
@@ -140,7 +146,7 @@ class TokenizeRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    prompt: Text
+    prompt: NonEmpty
     raw: bool = Field(False, description="without the chat template")
 
 

@@ -42,6 +42,19 @@ def test_wrong_routes_get_the_same_error_shape(
     serve(talk)
 
 
+def test_a_405_tells_the_methods_of_all_routes_with_that_path(
+    serve: Callable[[Talk], None], settings: Settings
+) -> None:
+    settings.admin_keys = "boss"
+
+    async def talk(client: httpx.AsyncClient) -> None:
+        for path, methods in (("/generate", "POST"), ("/admin/adapters", "GET, POST")):
+            answer = await client.patch(path, headers={"Authorization": "Bearer boss"})
+            assert (answer.status_code, answer.headers["allow"]) == (405, methods)
+
+    serve(talk)
+
+
 def test_a_body_without_a_length_is_bounded_too(serve: Callable[[Talk], None]) -> None:
     async def talk(client: httpx.AsyncClient) -> None:
         async def chunks() -> AsyncIterator[bytes]:

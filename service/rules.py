@@ -1,0 +1,70 @@
+"""Rules of request bodies that hold between fields, in JSON Schema's words for the document.
+
+The checks themselves are the validators of schemas.py.
+"""
+
+from typing import Any
+
+JsonSchema = dict[str, Any]
+
+
+def document_one_kind(schema: JsonSchema) -> None:
+    """Exactly one of structured_outputs' members is not null."""
+    kinds = schema.pop("properties")
+    schema["oneOf"] = [
+        {
+            "title": kind,
+            "type": "object",
+            "properties": {
+                name: _not_null(field) if name == kind else {"type": "null"}
+                for name, field in kinds.items()
+            },
+            "required": [kind],
+            "additionalProperties": False,
+        }
+        for kind in kinds
+    ]
+    del schema["additionalProperties"]
+
+
+def document_alias(schema: JsonSchema) -> None:
+    """`input` in place of `prompt`, which is no field of its own; and that neither may be empty."""
+    fields = schema["properties"]
+    one, many = fields["prompt"]["anyOf"]
+    prompt = {"anyOf": [one | {"minLength": 1}, many | {"minItems": 1}]}
+    fields["prompt"] |= prompt
+    fields["input"] = prompt | {"title": "Input", "description": "alias of prompt"}
+    del schema["required"]
+    schema["oneOf"] = [{"required": ["prompt"]}, {"required": ["input"]}]
+    schema["examples"] = [{"prompt": "感冒了怎么办？\n答：", "parameters": {"max_tokens": 64}}]
+
+
+def _not_null(field: JsonSchema) -> JsonSchema:
+    (given,) = (each for each in field["anyOf"] if each != {"type": "null"})
+    return {**{key: value for key, value in field.items() if key != "anyOf"}, **given}
+
+
+def _given(name: str, **rule: Any) -> JsonSchema:
+    return {"required": [name], "properties": {name: rule or {"not": {"type": "null"}}}}
+
+
+def _not_both(one: str, other: str) -> JsonSchema:
+    return {"not": {"allOf": [_given(one), _given(other)]}}
+
+
+TOGETHER: JsonSchema = {
+    "allOf": [
+        _not_both("max_tokens", "max_new_tokens"),
+        _not_both("beam_width", "num_beams"),
+        _not_both("beam_width", "best_of"),
+        _not_both("num_beams", "best_of"),
+        {
+            "if": _given("best_of", minimum=2, type="integer"),
+            "then": _given("use_beam_search", const=True),
+        },
+        {
+            "if": _given("use_beam_search", const=True),
+            "then": {"anyOf": [_given(name) for name in ("beam_width", "num_beams", "best_of")]},
+        },
+    ]
+}
