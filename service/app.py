@@ -16,7 +16,7 @@ from service.adapter_registry import Adapters
 from service.admin import admin_router
 from service.admission import Admission
 from service.backend import Engine
-from service.companions import companions_router
+from service.companions import running_router, tokens_router
 from service.deployment import Deployment
 from service.errors import (
     InvalidRequestError,
@@ -61,7 +61,8 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.state.lifecycle = lifecycle
     for router in (
         generate_router(deployment),
-        companions_router(deployment),
+        tokens_router(deployment),
+        running_router(deployment),
         probe_router(lifecycle),
         info_router(deployment),
         admin_router(deployment),
