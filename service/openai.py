@@ -31,6 +31,7 @@ async def openai_app(llm: Any, model_name: str, adapters: dict[str, Any]) -> ASG
     app.state.openai_serving_models.lora_requests = adapters
     # vLLM's own handler would look for vLLM's own server, to end it
     app.add_exception_handler(EngineDeadError, _on_dead_engine)
+    app.middleware_stack = app.build_middleware_stack()  # vLLM has built it already
     return app
 
 
