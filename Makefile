@@ -14,7 +14,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 COMPOSE := docker compose $(if $(filter cpu,$(VARIANT)),-f docker-compose.yml -f docker/compose.cpu.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve predict train merge demo demo-score smollm2 up test check bench-training bench-chatglm bench-soak clean
+.PHONY: help serve predict train merge demo demo-score smollm2 up test check bench-training bench-serving bench-chatglm bench-soak clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ check: $(DEV)  ## lint, types, import rules, size limits
 bench-training: $(READY)  ## measure training speed and merging (time, memory) against the usual ways
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.training_speed
 	$(BIN)/python -m tests.bench.merging
+
+bench-serving: $(READY) demo  ## the service against vLLM alone, its server and transformers: speed, latency, start
+	$(BIN)/python -m tests.bench.serving $(ARGS)
 
 bench-chatglm: $(READY)  ## ChatGLM-6B: speed of the service against transformers' generate
 	$(BIN)/python -m tests.bench.chatglm_speed
