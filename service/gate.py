@@ -8,6 +8,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,6 +35,7 @@ PAGE = {"/"}  # it asks for the key itself
 PAGE_FILES = "/page/"
 BODIES_AT_ONCE = 4  # what all that are on their way may take, in largest bodies
 SMALL_BODY = 64 * 1024  # is always taken: a few large and slow ones must not keep it out
+LINGER_S = 1.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 BROWSER_RULES = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
@@ -67,7 +69,7 @@ class Gate:
             self._metrics.rejections.labels(error.error_type).inc()
             refusal = answer(error, scope)
             refusal.headers["Connection"] = "close"  # its body may still be on the way
-            await refusal(scope, receive, exchange.send)
+            await refusal(scope, receive, _lingering(receive, exchange.send))
         else:
             try:
                 await self._app(scope, _replay(body, receive), exchange.send)
@@ -121,6 +123,7 @@ class Gate:
             ) from None
         finally:
             self._bytes_on_the_way -= len(body)
+            body.clear()  # a refusal's traceback holds it while the connection lingers
 
     def _check_room(self, body_bytes: int) -> None:
         most = BODIES_AT_ONCE * self._settings.max_body_bytes
@@ -168,6 +171,26 @@ def _request_id(headers: Headers) -> str:
     """The client's own when it has a form that logs can bear, else a new one."""
     given = headers.get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _lingering(receive: Receive, send: Send) -> Send:
+    """A send that reads on for a while before it ends the answer, and so the connection.
+
+    A client whose connection is cut while it still sends may lose the answer.
+    """
+
+    async def lingering(message: Message) -> None:
+        if message["type"] != "http.response.body":
+            await send(message)
+            return
+        await send({**message, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while (await receive()).get("more_body", False):
+                    pass
+        await send({"type": "http.response.body", "body": b""})
+
+    return lingering
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

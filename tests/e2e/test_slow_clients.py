@@ -106,6 +106,17 @@ def test_huge_bodies_are_refused_and_take_no_memory(
     assert growth < FLAT
 
 
+def test_a_client_that_still_sends_when_it_is_refused_gets_the_answer(
+    bounded: ServerProcess,
+) -> None:
+    async def upload() -> list[int]:
+        async with httpx.AsyncClient(base_url=bounded.url, timeout=60) as http:
+            body = b"a" * (8 * 2**20)
+            return [(await http.post("/generate", content=body)).status_code for _ in range(20)]
+
+    assert asyncio.run(upload()) == [413] * 20
+
+
 @pytest.mark.parametrize(
     ("first", "piece"),
     [
