@@ -33,6 +33,8 @@ class FakeEngine:
         self.abort_asked: set[str] = set()
         self.eos_token_ids = frozenset({2})
         self.seconds_a_token = 0.0
+        self.seconds_to_take_in = 0.0
+        self._taken_in: set[str] = set()
         self.hold = asyncio.Event()
         self.hold.set()
         self.load_error: Exception | None = None
@@ -48,6 +50,8 @@ class FakeEngine:
         if request.sampling.get("bad_words") == ["refused by the engine"]:
             raise InvalidRequestError("the engine does not like it", "parameters.bad_words")
         try:
+            await asyncio.sleep(self.seconds_to_take_in)
+            self._taken_in.add(request.request_id)
             count, outputs = request.sampling["max_tokens"], request.sampling.get("n", 1)
             for position in range(count if request.stream else 1):
                 await self._compute(self.seconds_a_token * (1 if request.stream else count))
@@ -68,7 +72,7 @@ class FakeEngine:
             raise
 
     async def abort(self, request_ids: list[str]) -> None:
-        self.abort_asked.update(request_ids)
+        self.abort_asked.update(self._taken_in.intersection(request_ids))
 
     async def add_adapter(self, adapter: Adapter) -> None:
         if "broken" in adapter.name:

@@ -126,6 +126,29 @@ def test_a_client_that_goes_away_aborts_its_request(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("prompt", ["感冒", ["感冒", "发烧"]])
+def test_an_abort_holds_for_a_request_that_the_engine_has_yet_to_take_in(
+    engine: FakeEngine, settings: Settings, prompt: str | list[str]
+) -> None:
+    async def main() -> None:
+        async with Running(engine, settings) as service:
+            engine.seconds_to_take_in, engine.seconds_a_token = 0.2, 0.01
+            parameters = {"request_id": "mine", "max_tokens": 20}
+            body = {"prompt": prompt, "parameters": parameters}
+            asked = asyncio.create_task(service.client.post("/generate", json=body))
+
+            async def aborted() -> bool:
+                answer = await service.client.post("/abort", json={"request_id": "mine"})
+                return bool(answer.json()["aborted"])
+
+            await until(aborted)
+            answer = (await asked).json()
+            results = [answer] if isinstance(prompt, str) else answer["results"]
+            assert {result["finish_reason"] for result in results} == {"abort"}
+
+    asyncio.run(main())
+
+
 def test_sigterm_lets_requests_finish_and_refuses_new_ones(
     engine: FakeEngine, settings: Settings
 ) -> None:
