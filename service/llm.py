@@ -12,6 +12,7 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from service.constraints import refuse_costly
 from service.placement import Placement
 
 
@@ -40,7 +41,12 @@ class PlacedLLM(AsyncLLM):
     async def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **more: Any
     ) -> AsyncGenerator[RequestOutput, None]:
-        """As AsyncLLM's. Raises InvalidRequestError for a prompt that cannot be placed."""
+        """As AsyncLLM's. Raises InvalidRequestError for a prompt that cannot be placed.
+
+        And ValueError for structured outputs that would take all memory, or that no text follows.
+        """
+        constraint = sampling_params.structured_outputs
+        refuse_costly(constraint)
         lora: LoRARequest | None = more.get("lora_request")
         key = 0 if lora is None else lora.lora_int_id
         progress = self.progress
@@ -53,6 +59,8 @@ class PlacedLLM(AsyncLLM):
             placed = self._placed(prompt)
             async for output in super().generate(placed, sampling_params, request_id, **more):
                 progress.last = time.monotonic()
+                if constraint is not None:
+                    _refuse_given_up(output)
                 if placeholders:  # they count nowhere outside the engine
                     output.prompt_token_ids = output.prompt_token_ids[placeholders:]
                 yield output
@@ -71,3 +79,11 @@ class PlacedLLM(AsyncLLM):
             raise TypeError(f"a rendered prompt is needed, not {type(prompt).__name__}")
         ids = self.placement.apply(list(prompt["prompt_token_ids"]))
         return tokens_input(ids) if "type" in prompt else {**prompt, "prompt_token_ids": ids}
+
+
+def _refuse_given_up(output: RequestOutput) -> None:
+    if any(one.finish_reason == "error" for one in output.outputs):
+        raise ValueError(
+            "structured_outputs: the engine gave up following it: it is too complex, or allows no "
+            "text"
+        )

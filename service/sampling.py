@@ -1,5 +1,6 @@
 """From a request's parameters to the fields of vLLM's SamplingParams, or to a beam search."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ DEFAULT_MAX_TOKENS = 512
 DEFAULT_PARAMETERS = {"temperature": 0.0, "max_tokens": DEFAULT_MAX_TOKENS}
 
 ROUTING = {"adapter", "raw", "preset", "priority", "timeout_s", "request_id"}
+TOKEN_ID = re.compile("[0-9]{1,10}")
 BEAMS = {"beam_width", "length_penalty"}
 WITH_BEAMS = {"n", "max_tokens", "ignore_eos", "stop_token_ids", "skip_special_tokens"}
 
@@ -178,7 +180,7 @@ def _greedy_or(temperature: float) -> float:
 
 def _logit_bias(bias: dict[str, float]) -> dict[int, float]:
     for token_id in bias:
-        if not (token_id.isascii() and token_id.isdigit()):
+        if not TOKEN_ID.fullmatch(token_id):
             raise InvalidRequestError(
                 f"logit_bias: {token_id!r} is not a token id", "parameters.logit_bias"
             )

@@ -85,6 +85,7 @@ BAD_REQUESTS = [
     parameter("allowed_token_ids empty", "allowed_token_ids", []),
     parameter("allowed_token_ids outside the vocabulary", "allowed_token_ids", [10**6]),
     parameter("logit_bias for no token", "logit_bias", {"a": 1}),
+    parameter("logit_bias for a number of 5,000 digits", "logit_bias", {"9" * 5000: 1}),
     parameter("logit_bias outside the vocabulary", "logit_bias", {"1000000": 1}),
     parameter("logit_bias too large", "logit_bias", {"5": 1000}),
     parameter("bad_words empty text", "bad_words.0", [""]),
