@@ -14,7 +14,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 COMPOSE := docker compose $(if $(filter cpu,$(VARIANT)),-f docker-compose.yml -f docker/compose.cpu.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve predict train merge demo demo-score smollm2 up test check bench-training bench-chatglm clean
+.PHONY: help serve predict train merge demo demo-score smollm2 up test check bench-training bench-serving bench-chatglm bench-soak clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,8 +56,14 @@ bench-training: $(READY)  ## measure training speed and merging (time, memory) a
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.training_speed
 	$(BIN)/python -m tests.bench.merging
 
+bench-serving: $(READY) demo  ## the service against vLLM alone, its server and transformers: speed, latency, start
+	$(BIN)/python -m tests.bench.serving $(ARGS)
+
 bench-chatglm: $(READY)  ## ChatGLM-6B: speed of the service against transformers' generate
 	$(BIN)/python -m tests.bench.chatglm_speed
+
+bench-soak: $(READY) demo  ## half an hour of mixed load on a server: errors, growth of memory; ARGS='--minutes 30'
+	$(BIN)/python -m tests.bench.soak $(ARGS)
 
 clean:  ## remove what was built, the virtual environment included
 	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

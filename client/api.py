@@ -19,7 +19,7 @@ class Api:
     """One server; `timeout` is the longest silence, in seconds, within an answer."""
 
     def __init__(
-        self, url: str, *, api_key: str | None = None, timeout: float = 600.0, connections: int = 8
+        self, url: str, *, api_key: str | None = None, timeout: float = 600.0, connections: int = 10
     ) -> None:
         self.url = _check_url(url)
         self._http = httpx.AsyncClient(

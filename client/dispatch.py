@@ -22,13 +22,13 @@ _LONGEST_BACK_OFF_S = 30.0
 class Pace:
     """How much to ask at once, and for how many seconds to wait for a server that is away.
 
-    32 x 8 = 256 rows under way is the number that vLLM runs at once by default. Many short lists
-    keep it fuller than a few long ones: a connection sends its next list only when the slowest
-    row of the last one is done.
+    vLLM runs 256 rows at once by default. With 32 x 10 some more wait there, and take the places of
+    finished ones without a gap. Many short lists keep it fuller than a few long ones: a connection
+    sends its next list only when the slowest row of the last one is done.
     """
 
     batch_size: int = 32
-    connections: int = 8
+    connections: int = 10
     model_wait: float = 1800.0
 
 

@@ -16,7 +16,7 @@ from service.adapter_registry import Adapters
 from service.admin import admin_router
 from service.admission import Admission
 from service.backend import Engine
-from service.companions import companions_router
+from service.companions import running_router, tokens_router
 from service.deployment import Deployment
 from service.errors import (
     InvalidRequestError,
@@ -61,7 +61,8 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.state.lifecycle = lifecycle
     for router in (
         generate_router(deployment),
-        companions_router(deployment),
+        tokens_router(deployment),
+        running_router(deployment),
         probe_router(lifecycle),
         info_router(deployment),
         admin_router(deployment),
@@ -70,16 +71,21 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         app.include_router(router)
     app.router.routes.append(v1_route(deployment))
     complete(app, settings)
+    app.add_middleware(Gate, settings=settings, metrics=metrics, tracing=tracing)
+    _let_other_origins_in(app, settings)
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_body)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    return app
+
+
+def _let_other_origins_in(app: FastAPI, settings: Settings) -> None:
+    """Before the gate: a browser asks whether it may call without the key it would call with."""
     origins = settings.cors_origins.split()
     if origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
         )
-    app.add_middleware(Gate, settings=settings, metrics=metrics, tracing=tracing)
-    app.add_exception_handler(ServiceError, _on_service_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid_body)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    return app
 
 
 async def _on_service_error(request: Request, error: Exception) -> JSONResponse:

@@ -123,7 +123,7 @@ class Engine(Protocol):
         """How long requests have been waiting since the last token; 0 when there are none."""
 
     def fail(self) -> None:
-        """Answer every running request with UnavailableError: the engine will not."""
+        """Answer every running request with UnavailableError; `shutdown` will be rough then."""
 
     def shutdown(self) -> None:
         """Free the model; a running request fails."""

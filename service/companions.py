@@ -9,8 +9,8 @@ from service.openapi import refusals
 from service.schemas import AbortRequest, DetokenizeRequest, TokenizeRequest
 
 
-def companions_router(deployment: Deployment) -> APIRouter:
-    """/tokenize, /detokenize, /abort and /get_load."""
+def tokens_router(deployment: Deployment) -> APIRouter:
+    """/tokenize and /detokenize."""
     router = APIRouter()
     engine, lifecycle = deployment.engine, deployment.lifecycle
 
@@ -37,6 +37,13 @@ def companions_router(deployment: Deployment) -> APIRouter:
                 f"{beyond[0]} is outside the vocabulary (0 to {engine.vocab_size - 1})", "tokens"
             )
         return {"prompt": engine.tokenizer.decode(body.tokens)}
+
+    return router
+
+
+def running_router(deployment: Deployment) -> APIRouter:
+    """/abort and /get_load: about the requests that run."""
+    router = APIRouter()
 
     @router.post(
         "/abort",

@@ -1,6 +1,7 @@
 """uvicorn's HTTP connections, bounded: how many there are, how long and how large a head may be.
 
-uvicorn itself waits for ever for the rest of a request's head, and keeps all of it.
+uvicorn itself waits for ever for the rest of a request's head, and keeps all of it. What frames a
+body (extensions of chunks, trailers) is bounded like a head: the limit for bodies cannot see it.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MOST_HEAD_BYTES = 64 * 1024
+MOST_BARE_BYTES = 64 * 1024  # that complete no head and bring no body
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -22,7 +23,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_timeout_s = head_timeout_s
         self._max_connections = max_connections
         self._head_timer: TimerHandle | None = None
-        self._head_bytes = 0
+        self._bare_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, or close it at once."""
@@ -38,12 +39,11 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse; what is left of a head counts."""
+        """Parse, and count what came since the last head or piece of a body."""
+        self._bare_bytes += len(data)
         super().data_received(data)
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES:
-                self._close()
+        if self._bare_bytes > MOST_BARE_BYTES:
+            self._close()
 
     def on_message_begin(self) -> None:
         """A further request on the same connection."""
@@ -53,11 +53,16 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is there."""
+        self._bare_bytes = 0
         self._forget_head()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """A piece of it is there."""
+        self._bare_bytes = 0
+        super().on_body(body)
+
     def _expect_head(self) -> None:
-        self._head_bytes = 0
         self._head_timer = self.loop.call_later(self._head_timeout_s, self._close)
 
     def _forget_head(self) -> None:

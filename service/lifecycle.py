@@ -71,6 +71,11 @@ class Lifecycle:
         if self.state is not State.DEAD:
             self._enter(State.DRAINING)
 
+    def give_up(self) -> None:
+        """Answer the requests in flight with UnavailableError: there is no time left for them."""
+        if self.in_flight:
+            self._engine.fail()
+
     def refuse_unless_ready(self) -> None:
         """Raise UnavailableError while loading, draining, or dead."""
         if self.state is not State.READY:

@@ -2,12 +2,16 @@
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from service.errors import ENGINE_GONE, UnavailableError, answer
 
 TASKS = ("generate",)
 
@@ -25,4 +29,11 @@ async def openai_app(llm: Any, model_name: str, adapters: dict[str, Any]) -> ASG
     app: FastAPI = build_app(args, TASKS, llm.model_config)
     await init_app_state(llm, app.state, args, TASKS)
     app.state.openai_serving_models.lora_requests = adapters
+    # vLLM's own handler would look for vLLM's own server, to end it
+    app.add_exception_handler(EngineDeadError, _on_dead_engine)
+    app.middleware_stack = app.build_middleware_stack()  # vLLM has built it already
     return app
+
+
+async def _on_dead_engine(request: Request, error: Exception) -> JSONResponse:
+    return answer(UnavailableError(ENGINE_GONE), request.scope)

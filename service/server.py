@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, stop at once at the second."""
         if self._drain_ends is not None:
-            self.should_exit = self.force_exit = True
+            self._drain_ends = time.monotonic()
             return
         logger.info("signal %d: draining, %d in flight", sig, self._lifecycle.in_flight)
         self._drain_ends = time.monotonic() + self._drain_timeout_s
@@ -59,6 +59,7 @@ class Server(uvicorn.Server):
             self.should_exit = True
         elif self._drain_ends is not None:
             out_of_time = time.monotonic() > self._drain_ends
-            if out_of_time or self._lifecycle.in_flight == 0:
-                self.should_exit = True
+            if out_of_time:
+                self._lifecycle.give_up()
+            self.should_exit = out_of_time or self._lifecycle.in_flight == 0
         return await super().on_tick(counter)

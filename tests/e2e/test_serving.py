@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import json
-import os
 import signal
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server import ServerProcess, serving
+from tests.server import ServerProcess
 from tests.service.bad_requests import BAD_REQUESTS
 
 LONG: dict[str, Any] = {"max_tokens": 3000, "ignore_eos": True}
@@ -129,21 +128,3 @@ def _sigterm_answers_everything_accepted(server: ServerProcess) -> None:
         answers = [task.result() for task in asked]
     assert [answer["num_output_tokens_cf"] for answer in answers] == [3000] * 4
     assert server.process.wait(timeout=60) == 0
-
-
-def test_the_engines_death_ends_the_process_and_no_process_is_left(demo: Path, logs: Path) -> None:
-    with serving(demo / "model", logs / "death.log") as server:
-        engine = server.descendants()
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            asked = pool.submit(
-                httpx.post, server.url + "/generate", timeout=120,
-                json={"prompt": "感冒", "parameters": LONG},
-            )  # fmt: skip
-            while server.metric("mergeline_requests_in_flight") < 1:
-                time.sleep(0.02)
-            for pid in engine:
-                if "VLLM" in Path(f"/proc/{pid}/cmdline").read_text():
-                    os.kill(pid, signal.SIGKILL)
-            assert asked.result().status_code == 503
-        assert server.process.wait(timeout=60) == 1
-    server.wait_gone(engine)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -28,14 +29,18 @@ class FakeEngine:
         self.aborted: list[str] = []
         self.alive = True
         self.stalled_s = 0.0
+        self._failed = asyncio.Event()
         self.abort_asked: set[str] = set()
         self.eos_token_ids = frozenset({2})
         self.seconds_a_token = 0.0
+        self.seconds_to_take_in = 0.0
+        self._taken_in: set[str] = set()
         self.hold = asyncio.Event()
         self.hold.set()
         self.load_error: Exception | None = None
 
     async def start(self) -> None:
+        self._failed = asyncio.Event()  # of this event loop
         await self.hold.wait()
         if self.load_error:
             raise self.load_error
@@ -45,10 +50,12 @@ class FakeEngine:
         if request.sampling.get("bad_words") == ["refused by the engine"]:
             raise InvalidRequestError("the engine does not like it", "parameters.bad_words")
         try:
+            await asyncio.sleep(self.seconds_to_take_in)
+            self._taken_in.add(request.request_id)
             count, outputs = request.sampling["max_tokens"], request.sampling.get("n", 1)
             for position in range(count if request.stream else 1):
-                await asyncio.sleep(self.seconds_a_token * (1 if request.stream else count))
-                if not self.alive:
+                await self._compute(self.seconds_a_token * (1 if request.stream else count))
+                if not self.alive or self._failed.is_set():
                     raise UnavailableError("the engine has died")
                 last = not request.stream or position == count - 1
                 size = 1 if request.stream else count
@@ -65,7 +72,7 @@ class FakeEngine:
             raise
 
     async def abort(self, request_ids: list[str]) -> None:
-        self.abort_asked.update(request_ids)
+        self.abort_asked.update(self._taken_in.intersection(request_ids))
 
     async def add_adapter(self, adapter: Adapter) -> None:
         if "broken" in adapter.name:
@@ -81,13 +88,18 @@ class FakeEngine:
         return self.stalled_s
 
     def fail(self) -> None:
-        self.alive = False
+        self._failed.set()
 
     def is_alive(self) -> bool:
         return self.alive
 
     def shutdown(self) -> None:
         pass
+
+    async def _compute(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._failed.wait()
 
     def _output(self, index: int, size: int, last: bool, request: GenerationRequest) -> Completion:
         token = TokenLogprob(7, "好", -0.5)

@@ -126,6 +126,29 @@ def test_a_client_that_goes_away_aborts_its_request(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("prompt", ["感冒", ["感冒", "发烧"]])
+def test_an_abort_holds_for_a_request_that_the_engine_has_yet_to_take_in(
+    engine: FakeEngine, settings: Settings, prompt: str | list[str]
+) -> None:
+    async def main() -> None:
+        async with Running(engine, settings) as service:
+            engine.seconds_to_take_in, engine.seconds_a_token = 0.2, 0.01
+            parameters = {"request_id": "mine", "max_tokens": 20}
+            body = {"prompt": prompt, "parameters": parameters}
+            asked = asyncio.create_task(service.client.post("/generate", json=body))
+
+            async def aborted() -> bool:
+                answer = await service.client.post("/abort", json={"request_id": "mine"})
+                return bool(answer.json()["aborted"])
+
+            await until(aborted)
+            answer = (await asked).json()
+            results = [answer] if isinstance(prompt, str) else answer["results"]
+            assert {result["finish_reason"] for result in results} == {"abort"}
+
+    asyncio.run(main())
+
+
 def test_sigterm_lets_requests_finish_and_refuses_new_ones(
     engine: FakeEngine, settings: Settings
 ) -> None:
@@ -150,16 +173,24 @@ def test_sigterm_lets_requests_finish_and_refuses_new_ones(
     asyncio.run(main())
 
 
-def test_a_second_signal_stops_at_once(engine: FakeEngine, settings: Settings) -> None:
+@pytest.mark.parametrize(("signals", "drain_timeout_s"), [(2, 60), (1, 0.3)])
+def test_a_second_signal_or_the_end_of_the_drain_gives_up_what_runs(
+    engine: FakeEngine, settings: Settings, signals: int, drain_timeout_s: float
+) -> None:
     async def main() -> None:
+        settings.drain_timeout_s = drain_timeout_s
         async with Running(engine, settings) as service:
-            engine.seconds_a_token = 1.0
+            engine.seconds_a_token = 100
             asked = asyncio.create_task(service.client.post("/generate", json=GENERATE))
-            await asyncio.sleep(0.1)
-            service.server.handle_exit(15, None)
-            service.server.handle_exit(15, None)
-            await service.ended()
-            asked.cancel()
+
+            async def under_way() -> bool:
+                return len(engine.requests) == 2
+
+            await until(under_way)
+            for _ in range(signals):
+                service.server.handle_exit(15, None)
+            assert (await asked).status_code == 503
+            assert await service.ended() == 0
 
     asyncio.run(main())
 

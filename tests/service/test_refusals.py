@@ -1,5 +1,6 @@
 """Bad requests get a 4xx that names the field; the service goes on."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import httpx
@@ -62,5 +63,37 @@ def test_a_body_without_a_length_is_bounded_too(serve: Callable[[Talk], None]) -
 
         answer = await client.post("/generate", content=chunks())
         assert answer.status_code == 413
+
+    serve(talk)
+
+
+def test_large_bodies_together_are_bounded_and_keep_no_small_one_out(
+    serve: Callable[[Talk], None], settings: Settings
+) -> None:
+    async def talk(client: httpx.AsyncClient) -> None:
+        sent, hold = asyncio.Event(), asyncio.Event()
+        largest = settings.max_body_bytes
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield b" " * largest
+            sent.set()
+            await hold.wait()
+            yield b""
+
+        async def large() -> AsyncIterator[bytes]:
+            yield b'{"prompt": "' + b" " * (largest - 20)
+            yield b'"}'
+
+        held = []
+        for _ in range(4):
+            sent.clear()
+            held.append(asyncio.create_task(client.post("/generate", content=slow())))
+            await sent.wait()
+        refused = await client.post("/generate", content=large())
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+        assert (await client.post("/generate", json={"prompt": "感冒"})).status_code == 200
+        hold.set()
+        assert {(await each).status_code for each in held} == {400}
+        assert (await client.post("/generate", content=large())).status_code == 400  # too long
 
     serve(talk)

@@ -1,0 +1,200 @@
+"""Our service and client against other ways to have the same prompts answered by the same model.
+
+    python -m tests.bench.serving [--only throughput latency start] [--json FILE]
+
+Everything runs on this machine with the demo's model (4 layers, 2.8M parameters, float32), so that
+what surrounds the model shows, and with the same engine settings. Every answer has 32 tokens. All
+ways take turns, three times (--rounds); the medians count. The engine has one thread; transformers
+is measured with those that torch takes by itself, as in the original client, and with one, which
+can be faster for a model so small. Exit code 1 when a target is missed.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.bench.serving_processes import Server, Worker, both_servers, our_server, vllm_server
+from tests.bench.serving_ways import TOKENS, Completions, Generate, Offline, Ours, Prompts, Way
+from tests.bench.serving_ways import completion_body as body_of
+from tests.paths import DEMO
+
+LIVE_WITHIN_S = 3.0
+NO_TARGET = 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the report."""
+
+    what: str
+    ours: float
+    other: float
+    unit: str
+    ratio: float
+    target: str
+    reached: bool
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure the parts asked for; 0 when all their targets are reached."""
+    options = _parser().parse_args(arguments)
+    if not (options.model / "config.json").is_file():
+        print(f"error: {options.model} is no model directory: run `make demo`", file=sys.stderr)
+        return 2
+    parts: dict[str, Callable[[argparse.Namespace, Path], list[Result]]] = {
+        "throughput": throughput,
+        "latency": latency,
+        "start": start,
+    }
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in options.only or parts:
+            note(f"{name} …")
+            results += parts[name](options, Path(scratch))
+    for result in results:
+        print(_line(result))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+    return int(not all(result.reached for result in results))
+
+
+def throughput(options: argparse.Namespace, folder: Path) -> list[Result]:
+    """Prompts a second of every way."""
+    prompts = Prompts(options.model, options.data)
+    with ExitStack() as stack:
+        ours, theirs = stack.enter_context(both_servers(options.model, folder))
+        log = folder / "worker.log"
+        offline = stack.enter_context(Worker("offline", options.model, log))
+        plain = stack.enter_context(Worker("transformers", options.model, log))
+        ways: dict[Way, float] = {
+            Ours(ours, folder): NO_TARGET,
+            Offline(offline): 1.0,
+            Completions(theirs, 1, 64): 1.5,
+            Completions(theirs, 32, 4): 1.05,
+            Generate(plain, 1, 20, threads=0): 18.0,
+            Generate(plain, 8, 5, threads=0): 2.8,
+            Generate(plain, 1, 20, threads=1): NO_TARGET,
+            Generate(plain, 8, 5, threads=1): NO_TARGET,
+        }
+        for way in ways:
+            _speed(way, prompts, min(options.prompts, 256))  # warm
+        speeds: dict[Way, list[float]] = {way: [] for way in ways}
+        for turn in range(options.rounds):
+            for way, each in speeds.items():
+                each.append(_speed(way, prompts, options.prompts))
+                note(f"round {turn + 1}: {way.name}: {each[-1]:.1f} prompts/s")
+    us, *others = (statistics.median(each) for each in speeds.values())
+    return [
+        _at_least(f"throughput / {way.name}", us, other, ways[way])
+        for way, other in zip(list(ways)[1:], others, strict=True)
+    ]
+
+
+def _speed(way: Way, prompts: Prompts, count: int) -> float:
+    """Prompts a second; a slow way is asked fewer, since its speed does not depend on how many."""
+    count //= way.share
+    texts = prompts.take(count)
+    rendered = prompts.rendered(texts)
+    started = time.monotonic()
+    _, answered = way.answer(texts, rendered)
+    seconds = time.monotonic() - started
+    assert answered == count * TOKENS, f"{way.name}: {answered} tokens for {count} prompts"
+    return count / seconds
+
+
+def latency(options: argparse.Namespace, folder: Path) -> list[Result]:
+    """Seconds of single requests, ours and vLLM's in turn."""
+    prompts = Prompts(options.model, options.data)
+    parameters = {"max_tokens": TOKENS, "ignore_eos": True, "temperature": 0}
+    with both_servers(options.model, folder) as (ours, theirs), httpx.Client(timeout=60) as http:
+
+        def ask(server: Server) -> float:
+            [prompt] = prompts.take(1)
+            body = {"prompt": prompt, "parameters": parameters}
+            path = "/generate"
+            if server is theirs:
+                path, body = "/v1/completions", body_of(prompts.rendered([prompt])[0])
+            started = time.monotonic()
+            http.post(server.url + path, json=body).raise_for_status()
+            return time.monotonic() - started
+
+        for _ in range(10):  # warm
+            ask(ours), ask(theirs)
+        pairs = [(ask(ours), ask(theirs)) for _ in range(options.requests)]
+    us, them = (1000 * statistics.median(each) for each in zip(*pairs, strict=True))
+    return [_at_most("latency / vLLM's server", us, them, "ms")]
+
+
+def start(options: argparse.Namespace, folder: Path) -> list[Result]:
+    """Seconds until the servers answer, started in turn; the files are in the cache by then."""
+    live, ready, theirs = [], [], []
+    for turn in range(options.rounds + 1):
+        with our_server(options.model, folder / "ours.log") as server:
+            live.append(server.wait_until("/livez"))
+            ready.append(server.wait_until("/readyz"))
+        with vllm_server(options.model, folder / "vllm.log") as server:
+            theirs.append(server.wait_until("/health"))
+        note(
+            f"round {turn}: /livez {live[-1]:.1f} s, ready {ready[-1]:.1f} s, vLLM's "
+            f"{theirs[-1]:.1f} s" + (" (does not count)" if turn == 0 else "")
+        )
+    alive, us, them = (statistics.median(each[1:]) for each in (live, ready, theirs))
+    name, target = "first /livez", f"<= {LIVE_WITHIN_S:g} s"
+    ratio = alive / LIVE_WITHIN_S
+    return [
+        Result(name, alive, LIVE_WITHIN_S, "s", ratio, target, alive <= LIVE_WITHIN_S),
+        _at_most("time to ready / vLLM's server", us, them, "s"),
+    ]
+
+
+def note(text: str) -> None:
+    """Progress, beside the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _at_least(what: str, us: float, them: float, target: float) -> Result:
+    ratio = us / them
+    wanted = f">= {target:g} x" if target else "-"
+    return Result(what, us, them, "prompts/s", ratio, wanted, ratio >= target)
+
+
+def _at_most(what: str, us: float, them: float, unit: str, target: float = 1.05) -> Result:
+    ratio = us / them
+    return Result(what, us, them, unit, ratio, f"<= {target:g} x", ratio <= target)
+
+
+def _line(result: Result) -> str:
+    numbers = f"{result.ours:7.1f} / {result.other:6.1f} {result.unit:9}"
+    verdict = "pass" if result.reached else "MISSED"
+    return f"{result.what:66} {numbers} {result.ratio:6.2f} x   {result.target:9} {verdict}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.serving",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    parts = ["throughput", "latency", "start"]
+    add("--only", nargs="+", choices=parts, metavar="PART", help=f"of {', '.join(parts)}")
+    add("--model", type=Path, default=DEMO / "model", help="model directory to serve")
+    add("--data", type=Path, default=DEMO / "data" / "train.json", help="rows with an `input`")
+    add("--prompts", type=int, default=800, help="prompts a round of each way (default: 800)")
+    add("--requests", type=int, default=100, help="single requests to each server (default: 100)")
+    add("--rounds", type=int, default=3, help="(default: 3)")
+    add("--json", type=Path, help="write the results here too")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""What a test waits for before it goes on."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from tests.server import ServerProcess
+
+IDLE = (
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
+    "mergeline_requests_in_flight",
+    "mergeline_prompts_in_flight",
+)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], limit_s: float = 60) -> None:
+    async with asyncio.timeout(limit_s):
+        while not await condition():  # noqa: ASYNC110 - it has to be asked over HTTP
+            await asyncio.sleep(0.02)
+
+
+async def reaches(server: ServerProcess, metric: str, least: float) -> None:
+    """Wait until `metric` is at `least`; the event loop goes on meanwhile."""
+
+    async def reached() -> bool:
+        return await asyncio.to_thread(server.metric, metric) >= least
+
+    await until(reached)
+
+
+def wait_idle(server: ServerProcess, limit_s: float) -> None:
+    """Wait until no request is left in the service or in its engine."""
+    deadline = time.monotonic() + limit_s
+    while busy := {name: value for name in IDLE if (value := server.metric(name))}:
+        assert time.monotonic() < deadline, f"after {limit_s} s: {busy}"
+        time.sleep(0.1)
