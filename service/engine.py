@@ -181,6 +181,11 @@ class VLLMEngine:
         settings = self._settings
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kvcache_gib))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # vLLM forks where it can: out of a process with many threads, and without loading plugins
+        # anew, so that nothing would end the engine after a server that was killed (orphans.py)
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        if settings.dtype == "float32":  # else Triton's attention multiplies in TF32, on a GPU
+            os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
         if self._placement.marks:  # ChatGLM-6B's positions were tried with the first runner only
             os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -203,6 +208,8 @@ class VLLMEngine:
         length, gpus = settings.max_model_len, settings.tensor_parallel_size
         cpu = current_platform.is_cpu()
         eager = cpu if settings.enforce_eager is None else settings.enforce_eager
+        if settings.adapter_slots and settings.dtype == "float32" and not cpu:
+            raise ValueError("on a GPU adapters need 16 bits: vLLM has no LoRA in float32")
         if cpu and gpus == 1:
             compute_in_engine_process()
         if cpu and eager:  # or the first request for logprobs would hold all up: 10 s of compiling

@@ -140,8 +140,9 @@ class ChatGLM6BAttention(nn.Module):
         # are computed anew. They see nothing but each other, so this step's keys are all of it.
         out = self.attn(query, key, value).view(query.shape)
         for first, last in spans:
-            q, k, v = (part[first:last].transpose(0, 1) for part in (query, key, value))
-            out[first:last] = scaled_dot_product_attention(q, k, v).transpose(0, 1)
+            # four dimensions: with three, torch has no fused kernel and holds every score at once
+            q, k, v = (part[None, first:last].transpose(1, 2) for part in (query, key, value))
+            out[first:last] = scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
         done, _ = self.dense(out.flatten(1))
         return done
 

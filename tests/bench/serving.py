@@ -2,11 +2,11 @@
 
     python -m tests.bench.serving [--only throughput latency start] [--json FILE]
 
-Everything runs on this machine with the demo's model (4 layers, 2.8M parameters, float32), so that
-what surrounds the model shows, and with the same engine settings. Every answer has 32 tokens. All
-ways take turns, three times (--rounds); the medians count. The engine has one thread; transformers
-is measured with those that torch takes by itself, as in the original client, and with one, which
-can be faster for a model so small. Exit code 1 when a target is missed.
+Everything runs on this machine with a random LLaMA (4 layers, hidden size 128, float32, the demo's
+tokenizer), so that what surrounds the model shows, and with the same engine settings. Every answer
+has 32 tokens. All ways take turns, three times (--rounds); the medians count. The engine has one
+thread; transformers is measured with those that torch takes by itself, as in the original client,
+and with one, which can be faster for a model so small. Exit code 1 when a target is missed.
 """
 
 import argparse
@@ -19,16 +19,24 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+from transformers import AutoTokenizer
 
 from tests.bench.serving_processes import Server, Worker, both_servers, our_server, vllm_server
 from tests.bench.serving_ways import TOKENS, Completions, Generate, Offline, Ours, Prompts, Way
 from tests.bench.serving_ways import completion_body as body_of
+from tests.models import tiny_llama
 from tests.paths import DEMO
 
+DATA = DEMO / "data" / "train.json"
 LIVE_WITHIN_S = 3.0
 NO_TARGET = 0.0
+SIZES: dict[str, Any] = {
+    **{"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4},
+    **{"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 4096},
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,8 @@ class Result:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the parts asked for; 0 when all their targets are reached."""
     options = _parser().parse_args(arguments)
-    if not (options.model / "config.json").is_file():
-        print(f"error: {options.model} is no model directory: run `make demo`", file=sys.stderr)
+    if not (DEMO / "model" / "config.json").is_file():
+        print(f"error: {DEMO} is not built: run `make demo`", file=sys.stderr)
         return 2
     parts: dict[str, Callable[[argparse.Namespace, Path], list[Result]]] = {
         "throughput": throughput,
@@ -57,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as scratch:
+        options.model = options.model or tiny_model(Path(scratch) / "model")
         for name in options.only or parts:
             note(f"{name} …")
             results += parts[name](options, Path(scratch))
@@ -67,9 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(not all(result.reached for result in results))
 
 
+def tiny_model(folder: Path) -> Path:
+    """A random model with the demo's tokenizer and template."""
+    tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
+    tiny_llama(folder, vocab_size=len(tokenizer), **SIZES)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def throughput(options: argparse.Namespace, folder: Path) -> list[Result]:
     """Prompts a second of every way."""
-    prompts = Prompts(options.model, options.data)
+    prompts = Prompts(options.model, DATA)
     with ExitStack() as stack:
         ours, theirs = stack.enter_context(both_servers(options.model, folder))
         log = folder / "worker.log"
@@ -113,7 +130,7 @@ def _speed(way: Way, prompts: Prompts, count: int) -> float:
 
 def latency(options: argparse.Namespace, folder: Path) -> list[Result]:
     """Seconds of single requests, ours and vLLM's in turn."""
-    prompts = Prompts(options.model, options.data)
+    prompts = Prompts(options.model, DATA)
     parameters = {"max_tokens": TOKENS, "ignore_eos": True, "temperature": 0}
     with both_servers(options.model, folder) as (ours, theirs), httpx.Client(timeout=60) as http:
 
@@ -187,8 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     parts = ["throughput", "latency", "start"]
     add("--only", nargs="+", choices=parts, metavar="PART", help=f"of {', '.join(parts)}")
-    add("--model", type=Path, default=DEMO / "model", help="model directory to serve")
-    add("--data", type=Path, default=DEMO / "data" / "train.json", help="rows with an `input`")
+    add("--model", type=Path, help="model directory to serve instead of the random one")
     add("--prompts", type=int, default=800, help="prompts a round of each way (default: 800)")
     add("--requests", type=int, default=100, help="single requests to each server (default: 100)")
     add("--rounds", type=int, default=3, help="(default: 3)")

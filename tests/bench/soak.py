@@ -5,7 +5,8 @@
 Every minute it prints requests, errors (any answer other than the contract's), resident memory of
 the server's own process and of the engine's, and open files. At the end comes the slope of memory,
 fitted over the last four fifths. It exits with 1 after an error, or when the server's own process
-grew faster than MOST_MB_AN_HOUR.
+grew faster than MOST_MB_AN_HOUR. A run of a few minutes sees errors, but of memory only the
+warm-up.
 """
 
 import argparse

@@ -40,7 +40,7 @@ def test_an_engine_that_is_gone_is_told_to_every_client_and_ends_the_process(
 ) -> None:
     log = logs / f"{fault.name}.log"
     whole = WHOLE | more
-    with serving(demo / "model", log, **settings) as server:
+    with serving(demo / "model", log, cpu_kvcache_gib=1, **settings) as server:
         engine = server.descendants()
         limit_s = settings.get("stall_timeout_s", 0) + GRACE_S
         answers = asyncio.run(_break_under_load(server, whole | STREAMS, fault, limit_s))

@@ -135,7 +135,7 @@ class Load:
 
 
 def test_sigterm_under_load_answers_all_that_was_accepted(demo: Path, logs: Path) -> None:
-    with serving(demo / "model", logs / "drain.log") as server:
+    with serving(demo / "model", logs / "drain.log", cpu_kvcache_gib=1) as server:
         engine = server.descendants()
         asyncio.run(_drain(server))
         assert server.process.wait(timeout=30) == 0
@@ -163,7 +163,7 @@ async def _drain(server: ServerProcess) -> None:
 
 
 def test_a_second_sigterm_ends_it_at_once(demo: Path, logs: Path) -> None:
-    with serving(demo / "model", logs / "twice.log") as server:
+    with serving(demo / "model", logs / "twice.log", cpu_kvcache_gib=1) as server:
         engine = server.descendants()
         asyncio.run(_stop_twice(server))
         server.process.wait(timeout=5)
