@@ -19,6 +19,7 @@ from service.conversion import completion, first_line, parameter, prompt, sampli
 from service.cores import compute_in_engine_process
 from service.errors import ENGINE_GONE, InvalidRequestError, UnavailableError
 from service.garbage import search_as_usual
+from service.memory import keep_freed_memory
 from service.placement import Placement
 from service.schemas import MAX_LOGPROBS
 from service.settings import Settings
@@ -210,6 +211,8 @@ class VLLMEngine:
         eager = cpu if settings.enforce_eager is None else settings.enforce_eager
         if settings.adapter_slots and settings.dtype == "float32" and not cpu:
             raise ValueError("on a GPU adapters need 16 bits: vLLM has no LoRA in float32")
+        if cpu:
+            keep_freed_memory()
         if cpu and gpus == 1:
             compute_in_engine_process()
         if cpu and eager:  # or the first request for logprobs would hold all up: 10 s of compiling

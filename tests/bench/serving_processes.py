@@ -24,10 +24,12 @@ ENGINE: dict[str, Any] = {
     "enable_prefix_caching": True,
     "distributed_executor_backend": "uni",
 }
-# The first keeps "uni": on a CPU vLLM makes it "mp" otherwise, a worker process more. It does so
-# for every process of this benchmark alike, as do the rest.
+# What our service sets by itself on a CPU, for all alike: the first keeps "uni", which vLLM makes
+# "mp" otherwise, and the next two have freed memory kept. Then the same cache and threads.
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "OMP_NUM_THREADS": "1",
