@@ -212,11 +212,7 @@ class VLLMEngine:
         if settings.adapter_slots and settings.dtype == "float32" and not cpu:
             raise ValueError("on a GPU adapters need 16 bits: vLLM has no LoRA in float32")
         if cpu:
-            keep_freed_memory()
-        if cpu and gpus == 1:
-            compute_in_engine_process()
-        if cpu and eager:  # or the first request for logprobs would hold all up: 10 s of compiling
-            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+            self._prepare_cpu(eager=eager)
         return {
             "model": str(settings.model),
             "served_model_name": settings.model_name,
@@ -242,6 +238,13 @@ class VLLMEngine:
             **self._lora_settings(),
             **settings.engine_args,
         }
+
+    def _prepare_cpu(self, *, eager: bool) -> None:
+        keep_freed_memory()
+        if self._settings.tensor_parallel_size == 1:
+            compute_in_engine_process()
+        if eager:  # or the first request for logprobs would hold all up: 10 s of compiling
+            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 def _import_openai() -> None:
