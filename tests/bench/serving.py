@@ -33,6 +33,7 @@ from tests.paths import DEMO
 DATA = DEMO / "data" / "train.json"
 LIVE_WITHIN_S = 3.0
 NO_TARGET = 0.0
+WARM = 10
 SIZES: dict[str, Any] = {
     **{"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4},
     **{"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 4096},
@@ -144,10 +145,11 @@ def latency(options: argparse.Namespace, folder: Path) -> list[Result]:
             http.post(server.url + path, json=body).raise_for_status()
             return time.monotonic() - started
 
-        for _ in range(10):  # warm
-            ask(ours), ask(theirs)
-        pairs = [(ask(ours), ask(theirs)) for _ in range(options.requests)]
-    us, them = (1000 * statistics.median(each) for each in zip(*pairs, strict=True))
+        taken: dict[Server, list[float]] = {ours: [], theirs: []}
+        for turn in range(WARM + options.requests):
+            for server in (ours, theirs) if turn % 2 else (theirs, ours):
+                taken[server].append(ask(server))
+    us, them = (1000 * statistics.median(each[WARM:]) for each in taken.values())
     return [_at_most("latency / vLLM's server", us, them, "ms")]
 
 
@@ -206,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", nargs="+", choices=parts, metavar="PART", help=f"of {', '.join(parts)}")
     add("--model", type=Path, help="model directory to serve instead of the random one")
     add("--prompts", type=int, default=800, help="prompts a round of each way (default: 800)")
-    add("--requests", type=int, default=100, help="single requests to each server (default: 100)")
+    add("--requests", type=int, default=200, help="single requests to each server (default: 200)")
     add("--rounds", type=int, default=3, help="(default: 3)")
     add("--json", type=Path, help="write the results here too")
     return parser
