@@ -10,7 +10,8 @@ from starlette.types import Scope
 from service.settings import Settings
 
 logger = logging.getLogger("mergeline.access")
-PROBES = {"/livez", "/readyz", "/health", "/is_ready", "/metrics"}
+PROBES = {"/livez", "/readyz", "/health", "/is_ready"}
+QUIET = PROBES | {"/metrics"}
 
 
 def configure_logging(settings: Settings) -> None:
@@ -55,8 +56,8 @@ def request_fields(scope: Scope, route: str, status: int, seconds: float) -> dic
 
 
 def log_request(fields: dict[str, Any]) -> None:
-    """Write its line; of probes only at debug level."""
-    level = logging.DEBUG if fields["route"] in PROBES else logging.INFO
+    """Write its line; of those that are asked all the time only at debug level."""
+    level = logging.DEBUG if fields["route"] in QUIET else logging.INFO
     if not logger.isEnabledFor(level):
         return
     text = "%(method)s %(route)s %(status)d %(seconds).3f s, id %(request_id)s"

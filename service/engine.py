@@ -1,7 +1,7 @@
 """vLLM's asynchronous engine behind the Engine protocol.
 
-vLLM is imported here, in llm.py, in openai.py and in models/ (which vLLM loads as a plugin), and
-nowhere else; this file imports it when the engine starts, since that takes seconds.
+vLLM is imported here, in conversion.py, llm.py, openai.py and in models/ (which vLLM loads as a
+plugin), and nowhere else; this file imports it when the engine starts, since that takes seconds.
 """
 
 import asyncio

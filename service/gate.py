@@ -13,7 +13,7 @@ from contextlib import suppress
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access_log import log_request, request_fields
+from service.access_log import PROBES, log_request, request_fields
 from service.errors import (
     BodyTooLargeError,
     BodyTooSlowError,
@@ -30,7 +30,6 @@ from service.streams import CLIENT_GONE
 from service.tracing import Tracing
 
 logger = logging.getLogger("mergeline")
-PROBES = {"/livez", "/readyz", "/health", "/is_ready"}
 PAGE = {"/"}  # it asks for the key itself
 PAGE_FILES = "/page/"
 BODIES_AT_ONCE = 4  # what all that are on their way may take, in largest bodies

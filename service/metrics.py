@@ -40,7 +40,8 @@ class Metrics:
         self.rejections = counter(
             "rejections",
             "Requests refused before they reached the engine, by reason "
-            "(queue_full, unauthorized, not_found, body_too_large, body_too_slow, unavailable)",
+            "(queue_full, overloaded, unauthorized, not_found, body_too_large, body_too_slow, "
+            "unavailable)",
             "reason",
         )
         self.aborts = counter("aborts", "Requests ended by POST /abort")

@@ -4,8 +4,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from service.access_log import PROBES
 from service.answers import ErrorBody, Result, ResultList
-from service.gate import PROBES
 from service.settings import Settings
 
 SCHEMAS = "#/components/schemas/"

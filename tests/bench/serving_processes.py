@@ -23,6 +23,7 @@ ENGINE: dict[str, Any] = {
     "enforce_eager": True,
     "enable_prefix_caching": True,
     "distributed_executor_backend": "uni",
+    "scheduling_policy": "priority",
 }
 # What our service sets by itself on a CPU, for all alike: the first keeps "uni", which vLLM makes
 # "mp" otherwise, and the next two have freed memory kept. Then the same cache and threads.

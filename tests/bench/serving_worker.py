@@ -39,7 +39,8 @@ class Offline:
         # executor "uni" on a CPU would put it into this one.
         start = partial(LLMEngine.from_engine_args, enable_multiprocessing=True)
         LLMEngine.from_engine_args = start
-        self._llm = LLM(model=model, generation_config="vllm", **engine)
+        # LLM alone would leave the statistics out, which a server has to keep
+        self._llm = LLM(model=model, generation_config="vllm", disable_log_stats=False, **engine)
 
     def run(self, job: Job) -> list[int]:
         from vllm import SamplingParams
