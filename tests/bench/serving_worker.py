@@ -7,6 +7,7 @@ Each line of stdin is a job, each line of stdout its counts of prompt and comple
 
 import json
 import os
+import signal
 import sys
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ Job = dict[str, Any]
 def main() -> None:
     """Answer jobs until stdin ends."""
     kind, model = sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # or LLM's engine process would stay
     # what libraries print must not get between the answers
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
