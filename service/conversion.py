@@ -24,7 +24,8 @@ def sampling_params(request: GenerationRequest) -> Any:
     fields = dict(request.sampling)
     if "structured_outputs" in fields:
         fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
-    return SamplingParams(**fields, output_kind=kind)
+    # made for this request alone: vLLM need not copy it, as its own server tells it
+    return SamplingParams(**fields, output_kind=kind, skip_clone=True)
 
 
 def completion(output: Any) -> Completion:

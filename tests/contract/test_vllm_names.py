@@ -19,6 +19,7 @@ MEMBERS = [
 ] + [
     ("vllm.v1.engine.output_processor.OutputProcessor", "propagate_error"),
     ("vllm.config.ModelConfig", "get_vocab_size"),
+    ("vllm.model_executor.layers.layernorm.RMSNorm", "register_oot"),
     ("vllm.v1.metrics.stats.RequestStateStats", "first_token_latency"),
     ("vllm.sampling_params.SamplingParams", "structured_outputs"),
     ("vllm.sampling_params.SamplingParams", "detokenize"),

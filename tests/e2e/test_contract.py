@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import KEYS, PLACES
-from tests.e2e.waiting import wait_idle
+from tests.e2e.waiting import wait_idle, wait_log
 from tests.server import ServerProcess
 
 PROMPTS = ["感冒了怎么办？", "头痛三天，咳嗽。", "高血压患者的饮食"]
@@ -217,7 +217,7 @@ def test_the_log_is_json_and_holds_no_prompt(client: httpx.Client, keyed: Server
         generate(client, secret + "</s>", request_id="logged-2"),
     ):
         assert answer.headers["x-request-id"].startswith("logged")
-    log = keyed.log.read_text()
+    log = wait_log(keyed, '"logged-2"', limit_s=10)
     assert secret not in log
     lines = [json.loads(line) for line in log.splitlines() if '"logged-' in line]
     assert [(line["status"], line["completion_tokens"]) for line in lines] == [(200, 3), (400, 0)]

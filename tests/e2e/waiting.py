@@ -36,3 +36,12 @@ def wait_idle(server: ServerProcess, limit_s: float) -> None:
     while busy := {name: value for name in IDLE if (value := server.metric(name))}:
         assert time.monotonic() < deadline, f"after {limit_s} s: {busy}"
         time.sleep(0.1)
+
+
+def wait_log(server: ServerProcess, text: str, limit_s: float) -> str:
+    """The log once it holds `text`: a request's line comes after its answer's last byte."""
+    deadline = time.monotonic() + limit_s
+    while text not in (log := server.log.read_text()):
+        assert time.monotonic() < deadline, f"after {limit_s} s no {text} in the log"
+        time.sleep(0.05)
+    return log
