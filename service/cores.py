@@ -20,11 +20,28 @@ def compute_in_engine_process() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _physical_cores() - 1)))
 
 
+def bind(engine: int) -> None:
+    """Keep the engine's only computing thread on one core; `engine` is its process.
+
+    vLLM binds the workers that it starts too. A thread that moves about finds cold caches: 3 % of
+    the throughput of a small model on two cores. The engine's other threads stay free.
+    """
+    alone = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
+    if any(os.environ.get(name) != value for name, value in alone.items()):
+        return
+    allowed = _allowed()
+    if len(allowed) > 1 and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(engine, {max(allowed)})  # a process's number is its main thread's
+
+
 def _physical_cores() -> int:
-    cpus = (
-        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
-    return len({_read(Path(_SIBLINGS.format(cpu)), str(cpu)) for cpu in cpus})
+    return len({_read(Path(_SIBLINGS.format(cpu)), str(cpu)) for cpu in _allowed()})
+
+
+def _allowed() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def _read(path: Path, default: str) -> str:

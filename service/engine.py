@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from service.adapters import Adapter
 from service.backend import GenerationRequest, Step
 from service.conversion import completion, first_line, parameter, prompt, sampling_params, timing
-from service.cores import compute_in_engine_process
+from service.cores import bind, compute_in_engine_process
 from service.errors import ENGINE_GONE, InvalidRequestError, UnavailableError
 from service.garbage import search_as_usual
 from service.memory import keep_freed_memory
@@ -191,6 +191,7 @@ class VLLMEngine:
             os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.envs import enable_envs_cache
+        from vllm.platforms import current_platform
 
         from service.llm import PlacedLLM
 
@@ -198,6 +199,9 @@ class VLLMEngine:
         threading.Thread(target=_import_openai, name="import-openai", daemon=True).start()
         llm = PlacedLLM.from_engine_args(AsyncEngineArgs(**self._engine_args()))
         llm.placement = self._placement
+        if current_platform.is_cpu():
+            for process in multiprocessing.active_children():
+                bind(process.pid or 0)
         enable_envs_cache()  # vLLM reads a variable at every token
         self._llm = llm
 

@@ -17,7 +17,13 @@ from service.openapi import GENERATED, refusals
 from service.results import failed_item, sse, stream_end, total_usage, whole_result
 from service.sampling import check_token_ids, to_plan
 from service.schemas import GenerateRequest
-from service.streams import CLIENT_GONE, ClientGoneError, EventStream, unless_gone
+from service.streams import (
+    CLIENT_GONE,
+    ClientGoneError,
+    EventStream,
+    as_they_finish,
+    unless_gone,
+)
 
 logger = logging.getLogger("mergeline")
 Item = asyncio.Task[dict[str, Any]]
@@ -88,13 +94,14 @@ class _Call:
         return {"results": results, "usage": total_usage(results)}
 
     async def stream_list(self) -> AsyncGenerator[bytes]:
-        """One event an item, in the order in which they finish."""
+        """One event an item, in the order in which they finish; a step's events in one piece."""
         yield b": accepted\n\n"  # a comment: the headers leave before the first item is done
         tasks: list[Item] = []
         try:
             await self._start(tasks, streaming=True)
-            for task in asyncio.as_completed(tasks):
-                yield sse(await task)
+            async with aclosing(as_they_finish(tasks)) as finished:
+                async for results in finished:
+                    yield b"".join(map(sse, results))
         finally:
             for unfinished in tasks:
                 unfinished.cancel()

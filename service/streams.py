@@ -1,7 +1,7 @@
 """Answers that a client may walk away from: the work for them stops when it does."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -33,6 +33,23 @@ async def unless_gone(http: Request, work: Awaitable[T]) -> T:
         gone.cancel()
         if task.cancel():
             await asyncio.wait({task})
+
+
+async def as_they_finish(tasks: Sequence[asyncio.Task[T]]) -> AsyncGenerator[list[T]]:
+    """Results in the order in which the tasks end; those that end together come together.
+
+    Raises what a task raises.
+    """
+    ended: asyncio.Queue[asyncio.Task[T]] = asyncio.Queue()
+    for task in tasks:
+        task.add_done_callback(ended.put_nowait)
+    left = len(tasks)
+    while left:
+        some = [await ended.get()]
+        while not ended.empty():
+            some.append(ended.get_nowait())
+        left -= len(some)
+        yield [task.result() for task in some]
 
 
 class EventStream(StreamingResponse):

@@ -2,7 +2,7 @@
 
     python -m tests.bench.serving [--only throughput latency start] [--json FILE]
 
-Everything runs on this machine with a random LLaMA (4 layers, hidden size 128, float32, the demo's
+Everything runs on this machine with a random LLaMA (4 layers, hidden size 64, float32, the demo's
 tokenizer), so that what surrounds the model shows, and with the same engine settings. Every answer
 has 32 tokens. All ways take turns, three times (--rounds); the medians count. The engine has one
 thread; transformers is measured with those that torch takes by itself, as in the original client,
@@ -35,8 +35,8 @@ LIVE_WITHIN_S = 3.0
 NO_TARGET = 0.0
 WARM = 10
 SIZES: dict[str, Any] = {
-    **{"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4},
-    **{"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 4096},
+    **{"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 4},
+    **{"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 4096},
 }
 
 

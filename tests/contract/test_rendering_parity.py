@@ -1,5 +1,6 @@
 """A prompt has the same token ids in training and in serving, with exactly one BOS."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ ODD = [
 def test_ids_of_odd_prompts_are_equal(tokenizer: Any) -> None:
     for prompt in ODD:
         _assert_same(tokenizer, tokenizer, prompt)
+
+
+def test_truncation_that_others_set_does_not_reach_prompts(tokenizer: Any) -> None:
+    used_elsewhere = copy.deepcopy(tokenizer)
+    used_elsewhere.backend_tokenizer.enable_truncation(5)
+    assert len(PromptEncoder(used_elsewhere).encode("a" * 500, raw=False)) > 5
 
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])

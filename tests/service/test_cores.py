@@ -1,4 +1,6 @@
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,13 @@ def one_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.setenv(name, "")  # so that it is as before in the end
         monkeypatch.delenv(name)
     return nodes
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
 
 
 def test_the_model_computes_in_the_engines_process_and_leaves_a_core(one_node: Path) -> None:
@@ -45,3 +54,31 @@ def test_binding_that_is_asked_for_is_left_to_vllm(
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0-3")
     cores.compute_in_engine_process()
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ
+
+
+def affinity_after_bind(process: subprocess.Popen[bytes]) -> set[int]:
+    cores.bind(process.pid)
+    return os.sched_getaffinity(process.pid)
+
+
+def test_one_computing_thread_stays_on_one_core(
+    one_node: Path, monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[bytes]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    cores.compute_in_engine_process()
+    assert len(affinity_after_bind(sleeper)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("OMP_NUM_THREADS", "2"), ("VLLM_CPU_OMP_THREADS_BIND", "nobind")]
+)
+def test_more_threads_and_those_that_vllm_binds_stay_free(
+    one_node: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sleeper: subprocess.Popen[bytes],
+    name: str,
+    value: str,
+) -> None:
+    monkeypatch.setenv(name, value)
+    cores.compute_in_engine_process()
+    assert affinity_after_bind(sleeper) == os.sched_getaffinity(0)
