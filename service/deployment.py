@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from service.adapter_registry import Adapters
 from service.admission import Admission, Ticket
@@ -32,10 +31,10 @@ class Deployment:
     running: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     """Numbers of prompts by request id: a client may use one id twice at a time."""
 
-    @cached_property
+    @property
     def encoder(self) -> PromptEncoder:
-        """Of the engine's tokenizer; usable once that is loaded."""
-        return PromptEncoder(self.engine.tokenizer)
+        """Of the engine's tokenizer; there once the service is ready."""
+        return self.lifecycle.encoder
 
     @contextmanager
     def request(self, request_id: str, prompts: int) -> Iterator[Ticket]:

@@ -32,6 +32,8 @@ class Lifecycle:
 
     openai_routes: ASGIApp
     """The engine's own, from the moment it is ready."""
+    encoder: PromptEncoder
+    """Of the engine's tokenizer, once that is loaded."""
 
     def __init__(
         self, engine: Engine, adapters: Adapters, metrics: Metrics, stall_timeout_s: float
@@ -96,7 +98,8 @@ class Lifecycle:
 
     async def _generate_one_token(self) -> None:
         sampling = {"max_tokens": 1, "temperature": 0.0}
-        ids = PromptEncoder(self._engine.tokenizer).encode("1", raw=False)
+        self.encoder = PromptEncoder(self._engine.tokenizer)
+        ids = self.encoder.encode("1", raw=False)
         request = GenerationRequest("warm-up", ids, sampling)
         async with aclosing(self._engine.generate(request)) as steps:
             async for _ in steps:
