@@ -2,6 +2,7 @@
 
 import copy
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,21 @@ def test_truncation_that_others_set_does_not_reach_prompts(tokenizer: Any) -> No
     used_elsewhere = copy.deepcopy(tokenizer)
     used_elsewhere.backend_tokenizer.enable_truncation(5)
     assert len(PromptEncoder(used_elsewhere).encode("a" * 500, raw=False)) > 5
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_prompts_are_not_kept_in_memory(tokenizer: Any) -> None:
+    """A tokenizer's own cache would hold 1.6 KB for every prompt: 24 MB here."""
+    encoder = PromptEncoder(tokenizer)
+    words = ODD[0], ODD[4], ODD[6][:20]
+    encoder.encode("warm", raw=False)
+    before = resident_bytes()
+    for number in range(15_000):
+        encoder.encode(f"{words[number % 3]}{number}{words[1]}{number}" * 2, raw=False)
+    assert resident_bytes() - before < 10 * 2**20
 
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
