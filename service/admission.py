@@ -63,9 +63,10 @@ class Ticket:
         self._left = prompts
 
     def leave_one(self) -> None:
-        """One of them has ended."""
-        self._left -= 1
-        self._admission.leave(1)
+        """One of them has ended; a cancelled one may say so after the request's end."""
+        if self._left:
+            self._left -= 1
+            self._admission.leave(1)
 
     def __enter__(self) -> Self:
         return self

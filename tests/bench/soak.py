@@ -133,6 +133,7 @@ def main() -> int:
             soak = Soak(server, asked.minutes * 60, kinds(names))
             asyncio.run(soak.run(asked.clients))
             in_flight = server.metric("mergeline_requests_in_flight")
+            in_flight += abs(server.metric("mergeline_prompts_in_flight"))
         if soak.errors or server.process.returncode:
             print(log.read_text(errors="replace")[-3000:])
     return report(soak, in_flight, server.process.returncode)
