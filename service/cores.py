@@ -1,6 +1,7 @@
 """On a CPU: the model computes in the engine's process, and leaves a core to the server."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 _NODES = Path("/sys/devices/system/node/possible")
@@ -31,7 +32,8 @@ def bind(engine: int) -> None:
         return
     allowed = _allowed()
     if len(allowed) > 1 and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(engine, {max(allowed)})  # a process's number is its main thread's
+        with suppress(OSError):  # where a sandbox forbids it, it goes on unbound
+            os.sched_setaffinity(engine, {max(allowed)})  # a process's number is its main thread's
 
 
 def _physical_cores() -> int:

@@ -201,7 +201,8 @@ class VLLMEngine:
         llm.placement = self._placement
         if current_platform.is_cpu():
             for process in multiprocessing.active_children():
-                bind(process.pid or 0)
+                if process.pid:
+                    bind(process.pid)
         enable_envs_cache()  # vLLM reads a variable at every token
         self._llm = llm
 

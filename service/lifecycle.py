@@ -50,6 +50,7 @@ class Lifecycle:
         """Load, generate one token, then watch until the engine dies."""
         try:
             await self._engine.start()
+            self.encoder = PromptEncoder(self._engine.tokenizer)
             await self._adapters.load_first()
             self.openai_routes = await self._engine.openai_routes()
             await self._generate_one_token()
@@ -98,7 +99,6 @@ class Lifecycle:
 
     async def _generate_one_token(self) -> None:
         sampling = {"max_tokens": 1, "temperature": 0.0}
-        self.encoder = PromptEncoder(self._engine.tokenizer)
         ids = self.encoder.encode("1", raw=False)
         request = GenerationRequest("warm-up", ids, sampling)
         async with aclosing(self._engine.generate(request)) as steps:

@@ -82,3 +82,13 @@ def test_more_threads_and_those_that_vllm_binds_stay_free(
     monkeypatch.setenv(name, value)
     cores.compute_in_engine_process()
     assert affinity_after_bind(sleeper) == os.sched_getaffinity(0)
+
+
+def test_what_cannot_be_bound_goes_on(
+    one_node: Path, monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[bytes]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    cores.compute_in_engine_process()
+    sleeper.kill()
+    sleeper.wait()
+    cores.bind(sleeper.pid)
