@@ -1,6 +1,12 @@
-"""On a CPU: the engine's process keeps the memory that it frees, for its next step."""
+"""On a CPU: the engine's process keeps memory that it frees for its next step, for a minute."""
 
+import ctypes
 import os
+import threading
+import time
+
+_NEVER = str(2**40)
+GIVE_BACK_EVERY_S = 60.0
 
 
 def keep_freed_memory() -> None:
@@ -10,4 +16,21 @@ def keep_freed_memory() -> None:
     the next: a third of the time where a vocabulary is large.
     """
     os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**40))
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", _NEVER)
+
+
+def give_back_now_and_then() -> None:
+    """In a process that was started so: give the kernel all that is free, once a minute.
+
+    Steps of all sizes leave gaps that few later steps fit into: what is kept would grow for hours,
+    far beyond what any step needs.
+    """
+    libc = ctypes.CDLL(None)
+    if os.environ.get("MALLOC_TRIM_THRESHOLD_") == _NEVER and hasattr(libc, "malloc_trim"):
+        threading.Thread(target=_give_back, args=(libc,), daemon=True).start()
+
+
+def _give_back(libc: ctypes.CDLL) -> None:
+    while True:
+        time.sleep(GIVE_BACK_EVERY_S)
+        libc.malloc_trim(0)

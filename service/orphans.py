@@ -6,6 +6,7 @@ import threading
 import time
 
 from service.garbage import search_as_usual
+from service.memory import give_back_now_and_then
 
 LOOK_EVERY_S = 1.0
 
@@ -20,6 +21,7 @@ def end_with_parent() -> None:
     if multiprocessing.parent_process() is None:
         return
     search_as_usual()  # this process has imported what it needs; see __main__.py
+    give_back_now_and_then()
     threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
 
 

@@ -4,13 +4,13 @@
 
 Every minute it prints requests, errors (any answer other than the contract's), resident memory of
 the server's own process and of the engine's, and open files. At the end comes the slope of memory,
-fitted over the last four fifths. It exits with 1 after an error, or when the server's own process
-grew faster than MOST_MB_AN_HOUR. A run of a few minutes sees errors, but of memory only the
-warm-up.
+fitted over the last four fifths. It exits with 1 after an error, or when one of them grew faster
+than MOST_MB_AN_HOUR. A run of a few minutes sees errors, but of memory only the warm-up.
 """
 
 import argparse
 import asyncio
+import math
 import os
 import random
 import statistics
@@ -28,7 +28,8 @@ from tests.bench.soak_requests import Kind, kinds
 from tests.paths import DEMO
 from tests.server import ServerProcess, serving
 
-MOST_MB_AN_HOUR = 30
+# the engine's goes up and down by 300 MB within each minute (service/memory.py)
+MOST_MB_AN_HOUR = {"server": 30, "engine": 150}
 WARM_UP = 0.2
 SAMPLE_EVERY_S, PRINT_EVERY_S = 5, 60
 ERRORS_SHOWN = 20
@@ -66,8 +67,12 @@ class Soak:
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
 
+    def _goes_on(self) -> bool:
+        """Until the time is over, or the server has ended."""
+        return self._server.process.poll() is None and self._elapsed() < self._seconds
+
     async def _client(self, http: httpx.AsyncClient) -> None:
-        while self._elapsed() < self._seconds:
+        while self._goes_on():
             name = random.choice(list(self._kinds))
             try:
                 await self._kinds[name](http)
@@ -80,12 +85,13 @@ class Soak:
 
     async def _watch(self) -> None:
         printed = 0.0
-        while self._elapsed() < self._seconds:
-            await asyncio.sleep(SAMPLE_EVERY_S)
+        await asyncio.sleep(SAMPLE_EVERY_S)
+        while self._goes_on():
             self.samples.append(self._sample())
             if self._elapsed() - printed >= PRINT_EVERY_S:
                 printed = self._elapsed()
                 self._print()
+            await asyncio.sleep(SAMPLE_EVERY_S)
 
     def _sample(self) -> Sample:
         pid = self._server.process.pid
@@ -103,16 +109,21 @@ class Soak:
         )
 
     def slope(self, field: str) -> float:
-        """By how much `field` grows in an hour, without the warm-up."""
+        """By how much `field` grows in an hour, without the warm-up; NaN where that is all."""
         late = [each for each in self.samples if each.seconds > WARM_UP * self._seconds]
+        if len(late) < 2:
+            return math.nan
         hours = [each.seconds / 3600 for each in late]
         return statistics.linear_regression(hours, [getattr(each, field) for each in late]).slope
 
 
 def _resident_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    (kb,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
-    return int(kb) / 1024
+    """0 for a process that has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return 0
+    return sum(int(line.split()[1]) for line in status.splitlines() if "VmRSS:" in line) / 1024
 
 
 def main() -> int:
@@ -132,8 +143,10 @@ def main() -> int:
         with serving(asked.model, log, **settings) as server:
             soak = Soak(server, asked.minutes * 60, kinds(names))
             asyncio.run(soak.run(asked.clients))
-            in_flight = server.metric("mergeline_requests_in_flight")
-            in_flight += abs(server.metric("mergeline_prompts_in_flight"))
+            in_flight = 0.0
+            if server.process.poll() is None:
+                in_flight += server.metric("mergeline_requests_in_flight")
+                in_flight += abs(server.metric("mergeline_prompts_in_flight"))
         if soak.errors or server.process.returncode:
             print(log.read_text(errors="replace")[-3000:])
     return report(soak, in_flight, server.process.returncode)
@@ -142,14 +155,16 @@ def main() -> int:
 def report(soak: Soak, in_flight: float, exit_code: int) -> int:
     """Print the outcome; 0 when all is well."""
     print(", ".join(f"{name} {count}" for name, count in sorted(soak.asked.items())))
-    growth = soak.slope("server_mb")
-    print(f"server: {growth:+.1f} MB an hour (at most {MOST_MB_AN_HOUR} are allowed)")
-    print(f"engine: {soak.slope('engine_mb'):+.1f} MB an hour")
+    grows = False
+    for process, most in MOST_MB_AN_HOUR.items():
+        growth = soak.slope(f"{process}_mb")
+        grows |= growth > most
+        print(f"{process}: {growth:+.1f} MB an hour (at most {most} are allowed)")
     print(f"open files of the server: {soak.slope('files'):+.1f} an hour")
     print(
         f"{soak.asked.total()} requests, {len(soak.errors)} errors, {in_flight:.0f} left in flight"
     )
-    bad = soak.errors or in_flight or exit_code or growth > MOST_MB_AN_HOUR
+    bad = soak.errors or in_flight or exit_code or grows
     return 1 if bad else 0
 
 
