@@ -4,3 +4,4 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "build" / "demo"
+SCORING = ROOT / "tests" / "golden" / "scoring"
