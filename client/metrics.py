@@ -1,35 +1,47 @@
 """PromptCBLUE's metrics on structured answers, as the official script computes them; 0..1.
 
-Gold and predicted answers of a task are lists of equal length, sample by sample.
+Each has two halves: what one sample contributes, and the scores of any samples together. So the
+same code scores a file and a resample of it.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from statistics import mean
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from math import fsum
+from typing import Any, NamedTuple
 
-from client.rouge import rouge
+from client.rouge import Rouge, rouge
 
 Scores = dict[str, float]
-Metric = Callable[[Sequence[Any], Sequence[Any]], Scores]
 
 
-def extraction(gold: Sequence[list[Any]], predicted: Sequence[list[Any]]) -> Scores:
-    """Micro precision, recall and F1 of the items; what a sample states twice counts once."""
-    common = stated = wanted = 0
-    for right, made in zip(gold, predicted, strict=True):
-        right_items, made_items = _items(right), _items(made)
-        common += len(right_items & made_items)
-        stated += len(made_items)
-        wanted += len(right_items)
-    precision, recall, f1 = _precision_recall_f1(common, stated, wanted)
-    return {"precision": precision, "recall": recall, "f1": f1}
+class Metric(NamedTuple):
+    """`sample(gold, predicted)` of one sample's answers; `total` of at least one such result."""
+
+    sample: Callable[[Any, Any], Any]
+    total: Callable[[Sequence[Any]], Scores]
+    main: str  # the score that counts for the mean over tasks
+
+    def scores(self, gold: Iterable[Any], predicted: Iterable[Any]) -> Scores:
+        """Of all samples, which are in the same order in both."""
+        return self.total([self.sample(*pair) for pair in zip(gold, predicted, strict=True)])
+
+
+def _item_counts(gold: list[Any], predicted: list[Any]) -> tuple[int, int, int]:
+    """How many items are common, stated and wanted; an item that comes twice counts once."""
+    wanted, stated = _items(gold), _items(predicted)
+    return len(wanted & stated), len(stated), len(wanted)
 
 
 def _items(answer: list[Any]) -> set[tuple[str, ...]]:
     """Only the values count, in the order of their keys; lists within an item keep theirs."""
     return {tuple(json.dumps(item[key]) for key in sorted(item)) for item in answer}
+
+
+def _micro(counts: Sequence[tuple[int, int, int]]) -> Scores:
+    common, stated, wanted = (sum(column) for column in zip(*counts, strict=True))
+    return _named(_precision_recall_f1(common, stated, wanted))
 
 
 def _precision_recall_f1(common: int, stated: int, wanted: int) -> tuple[float, float, float]:
@@ -39,67 +51,68 @@ def _precision_recall_f1(common: int, stated: int, wanted: int) -> tuple[float, 
     return precision, recall, 2 * precision * recall / (precision + recall)
 
 
-def classification(first_label: str, average: str) -> Metric:
-    """Precision, recall and F1 averaged over the labels seen; an empty prediction is first_label.
-
-    `average` is "macro" (every label counts alike) or "weighted" (by its gold samples).
-    """
-
-    def metric(gold: Sequence[str], predicted: Sequence[str]) -> Scores:
-        made = [label or first_label for label in predicted]
-        right = Counter(a for a, b in zip(gold, made, strict=True) if a == b)
-        stated, wanted = Counter(made), Counter(gold)
-        labels = sorted(stated.keys() | wanted.keys())
-        weights = [wanted[label] if average == "weighted" else 1 for label in labels]
-        each = [_precision_recall_f1(right[name], stated[name], wanted[name]) for name in labels]
-        averages = (
-            sum(weight * value for weight, value in zip(weights, column, strict=True))
-            / sum(weights)
-            for column in zip(*each, strict=True)
-        )
-        return dict(zip(("precision", "recall", "f1"), averages, strict=True))
-
-    return metric
+def _named(values: Iterable[float]) -> Scores:
+    return dict(zip(("precision", "recall", "f1"), values, strict=True))
 
 
-def generation(gold: Sequence[str], predicted: Sequence[str]) -> Scores:
-    """Mean Rouge of the texts."""
-    scores = [rouge(made, right) for right, made in zip(gold, predicted, strict=True)]
-    columns = [mean(column) for column in zip(*scores, strict=True)]
+def _averaged(pairs: Sequence[tuple[str, str]], *, weighted: bool) -> Scores:
+    """Of (gold, predicted) labels: averages over all labels seen, alike or by gold samples."""
+    seen = Counter(pairs)
+    right, stated, wanted = Counter[str](), Counter[str](), Counter[str]()
+    for (gold, made), count in seen.items():
+        wanted[gold] += count
+        stated[made] += count
+        right[gold] += count if gold == made else 0
+    labels = sorted(stated.keys() | wanted.keys())
+    weights = [wanted[label] if weighted else 1 for label in labels]
+    each = [_precision_recall_f1(right[name], stated[name], wanted[name]) for name in labels]
+    return _named(
+        fsum(weight * value for weight, value in zip(weights, column, strict=True)) / sum(weights)
+        for column in zip(*each, strict=True)
+    )
+
+
+def _mean_rouge(scores: Sequence[Rouge]) -> Scores:
+    columns = [fsum(column) / len(scores) for column in zip(*scores, strict=True)]
     return dict(zip(("rouge1", "rouge2", "rougeL"), columns, strict=True))
 
 
-def report(gold: Sequence[dict[str, str]], predicted: Sequence[dict[str, str]]) -> Scores:
-    """Mean Rouge of the gold reports' sections, all samples' together."""
-    pairs = [
-        (right[section], made.get(section, ""))
-        for right, made in zip(gold, predicted, strict=True)
-        for section in right
-    ]
-    return generation(*zip(*pairs, strict=True))
+def _sections(gold: dict[str, str], predicted: dict[str, str]) -> list[Rouge]:
+    """One for each section of the gold report."""
+    return [rouge(predicted.get(name, ""), text) for name, text in gold.items()]
 
 
-def main_metric(scores: Scores) -> str:
-    """The one that counts for the mean over tasks."""
-    return "rougeL" if "rougeL" in scores else "f1"
+EXTRACTION = Metric(_item_counts, _micro, "f1")
+TEXT = Metric(lambda gold, predicted: rouge(predicted, gold), _mean_rouge, "rougeL")
+# a mean over all samples' sections, not of the samples' means
+REPORT = Metric(_sections, lambda parts: _mean_rouge([*chain.from_iterable(parts)]), "rougeL")
+
+
+def _labels(first: str, *, weighted: bool) -> Metric:
+    """Where nothing is predicted, the official script reads the task's first label."""
+    return Metric(
+        lambda gold, predicted: (gold, predicted or first),
+        lambda pairs: _averaged(pairs, weighted=weighted),
+        "f1",
+    )
 
 
 METRICS: dict[str, Metric] = {
-    "CMeEE-V2": extraction,
-    "CMeIE": extraction,
-    "CHIP-CDN": extraction,
-    "CHIP-CDEE": extraction,
-    "IMCS-V2-NER": extraction,
-    "CHIP-MDCFNPC": extraction,
-    "IMCS-V2-SR": extraction,
-    "CHIP-STS": classification("是的", "weighted"),
-    "KUAKE-IR": classification("相关", "weighted"),
-    "KUAKE-QQR": classification("完全一致", "weighted"),
-    "KUAKE-QTR": classification("完全不匹配或者没有参考价值", "weighted"),
-    "CHIP-CTC": classification("非上述类型", "macro"),
-    "KUAKE-QIC": classification("非上述类型", "macro"),
-    "IMCS-V2-DAC": classification("非上述类型", "macro"),
-    "MedDG": generation,
-    "IMCS-V2-MRG": report,
+    "CMeEE-V2": EXTRACTION,
+    "CMeIE": EXTRACTION,
+    "CMeIE-V2": EXTRACTION,
+    "CHIP-CDN": EXTRACTION,
+    "CHIP-CDEE": EXTRACTION,
+    "IMCS-V2-NER": EXTRACTION,
+    "CHIP-MDCFNPC": EXTRACTION,
+    "IMCS-V2-SR": EXTRACTION,
+    "CHIP-STS": _labels("是的", weighted=True),
+    "KUAKE-IR": _labels("相关", weighted=True),
+    "KUAKE-QQR": _labels("完全一致", weighted=True),
+    "KUAKE-QTR": _labels("完全不匹配或者没有参考价值", weighted=True),
+    "CHIP-CTC": _labels("非上述类型", weighted=False),
+    "KUAKE-QIC": _labels("非上述类型", weighted=False),
+    "IMCS-V2-DAC": _labels("非上述类型", weighted=False),
+    "MedDG": TEXT,
+    "IMCS-V2-MRG": REPORT,
 }
-METRICS["CMeIE-V2"] = METRICS["CMeIE"]
