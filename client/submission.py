@@ -1,0 +1,103 @@
+"""Check a test set's predictions against PromptCBLUE's rules, and pack them for the leaderboard.
+
+python client/submission.py --test test.json --predictions P --output test_predictions.zip
+"""
+
+import argparse
+import os
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from client import post_generate_process
+from client.errors import ClientError, InputError
+from client.post_generate_process import FIELDS, RowError, read_rows
+
+PREDICTIONS, SCRIPT = "test_predictions.json", "post_generate_process.py"
+PROBLEMS_SHOWN = 20
+Row = dict[str, Any]
+
+
+def pack(test: Path, predictions: Path, output: Path) -> int:
+    """Write the zip and return its number of rows.
+
+    It holds the predictions byte for byte and the script that makes results.json of them. Raises
+    InputError with everything that is against the rules; then nothing is written.
+    """
+    try:
+        wanted, answered = [*read_rows(test)], [*read_rows(predictions)]
+    except RowError as problem:
+        raise InputError(str(problem)) from problem
+    problems = [f"{predictions}:{problem}" for problem in _problems(wanted, answered, test)]
+    if problems:
+        shown = problems[:PROBLEMS_SHOWN]
+        rest = [f"… and {len(problems) - len(shown)} more"] if problems[PROBLEMS_SHOWN:] else []
+        raise InputError("\n".join(["the predictions break the rules:", *shown, *rest]))
+    script = Path(post_generate_process.__file__).read_bytes()
+    _write(output, {PREDICTIONS: predictions.read_bytes(), SCRIPT: script})
+    return len(answered)
+
+
+def _problems(wanted: list[Row], answered: list[Row], test: Path) -> Iterator[str]:
+    """Line by line: the rows of the test set in their order, unchanged, with a target each."""
+    for number, (right, made) in enumerate(zip_longest(wanted, answered), start=1):
+        if made is None:
+            yield f"{number}: missing are the last {len(wanted) - len(answered)} rows of {test}"
+            return
+        if right is None:
+            yield f"{number}: {len(answered) - len(wanted)} rows more than {test} has"
+            return
+        where = f'{number}: sample_id "{made["sample_id"]}"'
+        if made["sample_id"] != right["sample_id"]:
+            yield f'{where}: {test} has "{right["sample_id"]}" in this line; keep its order'
+            return
+        for field in sorted(made.keys() | right.keys()):
+            if field not in FIELDS:
+                yield f'{where}: the field "{field}" is none of {", ".join(FIELDS)}'
+            elif field != "target" and made[field] != right[field]:
+                yield f'{where}: the field "{field}" is not the one of {test}'
+        if not made["target"].strip():
+            yield f'{where}: the field "target" is empty'
+
+
+def _write(path: Path, content: dict[str, bytes]) -> None:
+    """All of the zip or none; the same content gives the same bytes."""
+    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with zipfile.ZipFile(aside, "w") as archive:
+            for name, data in content.items():
+                entry = zipfile.ZipInfo(name)  # dated 1980
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
+        aside.replace(path)
+    except OSError as problem:
+        raise InputError(f"cannot write {path}: {problem.strerror}") from problem
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Pack; 2 when the predictions do not follow the rules."""
+    parser = argparse.ArgumentParser(prog="submission", description=str(__doc__).partition("\n")[0])
+    add = parser.add_argument
+    add("--test", type=Path, required=True, help="the benchmark's test set, as it came")
+    add("--predictions", type=Path, required=True, help="what predict_testset.py wrote for it")
+    add("--output", type=Path, default=Path("test_predictions.zip"), help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        rows = pack(options.test, options.predictions, options.output)
+    except ClientError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    print(f"{options.output}: {rows} rows and {SCRIPT}, ready to submit")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
