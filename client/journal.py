@@ -129,6 +129,17 @@ def open_journal(path: Path, *, restart: bool = False) -> Iterator[Journal]:
         os.fsync(file.fileno())
 
 
+def read_header(path: Path) -> Entry | None:
+    """What the journal was begun with; None where there is no journal that one could go on with."""
+    try:
+        with path.open("rb") as file:
+            return _unseal(file.readline().removesuffix(b"\n"))
+    except FileNotFoundError:
+        return None
+    except OSError as problem:
+        raise JournalError(f"cannot read {path}: {problem.strerror}") from problem
+
+
 def _seal(entry: Entry) -> bytes:
     body = json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     return b'{"crc32":"%08x","entry":%s}\n' % (zlib.crc32(body), body)

@@ -20,6 +20,7 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
 from client.dispatch import Pace
 from client.errors import ClientError, InputError
 from client.prediction import DEMO_INPUT, Job, predict
+from client.selection import Selection
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +72,7 @@ def _job(options: argparse.Namespace) -> Job:
         timeout=options.timeout,
         api_key=getattr(options, "api_key", os.environ.get("MERGELINE_API_KEY")),
         restart=options.restart,
+        selection=Selection(tuple(options.tasks), options.shard, options.limit),
     )
 
 
@@ -102,6 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--connections", type=_count, default=pace.connections, help="requests at a time")
     add("--timeout", type=_seconds, default=Job.timeout, help="longest silence of an answer (s)")
     add("--model-wait", type=_seconds, default=pace.model_wait, help="wait for the server (s)")
+    add("--tasks", nargs="+", default=(), metavar="TASK", help="only these values of task_dataset")
+    add("--shard", type=_shard, default="0/1", metavar="I/N",
+        help="only rows I, I+N, …; then merge_shards.py")  # fmt: skip
+    add("--limit", type=_count, default=None, help="only the first rows of those")
     add("--restart", action="store_true", help="drop the answers of an earlier run")
     add("--api-key", default=argparse.SUPPRESS, help="(default: $MERGELINE_API_KEY)")
     return parser
@@ -111,6 +117,14 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
     return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    first, slash, count = text.partition("/")
+    numbers = first.isdecimal() and slash and count.isdecimal()
+    if not numbers or int(first) >= int(count):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected I/N, I from 0 to N - 1")
+    return int(first), int(count)
 
 
 def _seconds(text: str) -> float:

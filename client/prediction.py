@@ -13,6 +13,7 @@ from client.errors import InputError, RefusedError, ServerGoneError, TransientEr
 from client.journal import Entry, Journal, open_journal
 from client.progress import Progress
 from client.rows import Row, RowFile, read_rows, row_name, write_rows
+from client.selection import Selection
 
 DEMO_INPUT = Path("build/demo/data/test.json")
 
@@ -29,11 +30,17 @@ class Job:
     timeout: float = 600.0
     api_key: str | None = None
     restart: bool = False
+    selection: Selection = field(default_factory=Selection)
 
     @property
     def journal(self) -> Path:
         """Where the finished rows of this output are kept."""
-        return self.output.with_name(self.output.name + ".journal")
+        return journal_of(self.output)
+
+
+def journal_of(output: Path) -> Path:
+    """The journal of that output."""
+    return output.with_name(output.name + ".journal")
 
 
 def predict(job: Job) -> dict[str, str]:
@@ -43,15 +50,22 @@ def predict(job: Job) -> dict[str, str]:
     go on. Finished rows stay in the journal in every case.
     """
     source = _read_input(job)
+    chosen = job.selection.indices(source.rows)
     with open_journal(job.journal, restart=job.restart) as journal:
         _check_journal(job, journal, source)
-        with Progress(len(source.rows), len(journal.answers)) as progress:
-            missing = asyncio.run(_ask(job, source, journal, progress))
+        open_rows = {
+            index: source.rows[index]["input"] for index in chosen if index not in journal.answers
+        }
+        done = len(chosen) - len(open_rows)
+        if done:
+            print(f"{done} of {len(chosen)} rows are done already")
+        with Progress(len(chosen), done) as progress:
+            missing = asyncio.run(_ask(job, source, open_rows, journal, progress))
         if progress.rows:
             print(progress.summary())
         if not missing:
-            write_rows(job.output, _filled(source.rows, journal.answers))
-            print(f"{job.output}: all {len(source.rows)} rows, answered by {journal.model}")
+            write_rows(job.output, _filled(source.rows, chosen, journal.answers))
+            print(f"{job.output}: all {len(chosen)} rows, answered by {journal.model}")
         return {row_name(source.rows[index], index): missing[index] for index in sorted(missing)}
 
 
@@ -72,8 +86,6 @@ def _check_journal(job: Job, journal: Journal, source: RowFile) -> None:
     journal.refuse_change(_facts(job, source))
     if journal.damaged:
         print(f"{journal.path}: {journal.damaged} damaged lines do not count", file=sys.stderr)
-    if journal.answers:
-        print(f"{len(journal.answers)} of {len(source.rows)} rows are done already")
 
 
 def _facts(job: Job, source: RowFile) -> dict[str, Any]:
@@ -81,12 +93,9 @@ def _facts(job: Job, source: RowFile) -> dict[str, Any]:
 
 
 async def _ask(
-    job: Job, source: RowFile, journal: Journal, progress: Progress
+    job: Job, source: RowFile, open_rows: dict[int, str], journal: Journal, progress: Progress
 ) -> Mapping[int, str]:
     """Ask for the rows that the journal lacks; return the reason for each still without answer."""
-    open_rows = {
-        index: row["input"] for index, row in enumerate(source.rows) if index not in journal.answers
-    }
     api = Api(job.url, api_key=job.api_key, timeout=job.timeout, connections=job.pace.connections)
     async with api:
         if not open_rows:
@@ -111,5 +120,5 @@ async def _notice_other_model(api: Api, journal: Journal) -> None:
     journal.refuse_change({"model": model})
 
 
-def _filled(rows: list[Row], answers: Mapping[int, Entry]) -> list[Row]:
-    return [{**row, "target": answers[index]["generated_text"]} for index, row in enumerate(rows)]
+def _filled(rows: list[Row], chosen: list[int], answers: Mapping[int, Entry]) -> list[Row]:
+    return [{**rows[index], "target": answers[index]["generated_text"]} for index in chosen]

@@ -1,0 +1,93 @@
+"""Put the outputs of all shards together: the file that one run would have written.
+
+python client/merge_shards.py --input test.json --output test_predictions.json shard-*.json
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from client.errors import ClientError, InputError
+from client.journal import read_header
+from client.prediction import journal_of
+from client.rows import Row, read_rows, write_rows
+from client.selection import Selection
+
+
+def merge(source: Path, shards: Sequence[Path], output: Path) -> int:
+    """Write all rows of `source`, with the shards' targets, in its order; return their number.
+
+    The shards may be given in any order. Raises InputError, and writes nothing, when one is
+    missing, fits no part of the input, or was made with another model or other parameters.
+    """
+    _refuse_different_runs(shards)
+    rows = read_rows(source, "input").rows
+    merged: list[Row | None] = [None] * len(rows)
+    for path in shards:
+        answered = read_rows(path, "input", "target").rows
+        for index in _places(path, answered, rows, merged, len(shards)):
+            merged[index] = answered.pop(0)
+    write_rows(output, [row for row in merged if row is not None])
+    return len(rows)
+
+
+def _places(
+    path: Path, answered: list[Row], rows: list[Row], merged: list[Row | None], count: int
+) -> list[int]:
+    """Where in the input this shard's rows are."""
+    asked = [_question(row) for row in answered]
+    for first in range(min(count, len(rows))):
+        places = Selection(shard=(first, count)).indices(rows)
+        if merged[first] is None and asked == [_question(rows[place]) for place in places]:
+            return places
+    raise InputError(
+        f"{path} is not one of {count} shards of the input, or is there twice. "
+        "Give the outputs of all shards, each once, and the input that they were made from"
+    )
+
+
+def _question(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name != "target"}
+
+
+def _refuse_different_runs(shards: Sequence[Path]) -> None:
+    """Of the shards whose journals are there: all were begun with the same facts."""
+    first: tuple[Path, object] | None = None
+    for path in shards:
+        header = read_header(journal_of(path))
+        if header is None:
+            continue
+        if first is not None and first[1] != header:
+            told = " and ".join(json.dumps(each, ensure_ascii=False) for each in (first[1], header))
+            raise InputError(
+                f"{first[0]} and {path} are of different runs, by their journals: {told}. "
+                "Predict one of them again"
+            )
+        first = first or (path, header)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Merge; 2 when the shards do not make a whole."""
+    description = str(__doc__).partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="merge_shards", description=description)
+    add = parser.add_argument
+    add("--input", type=Path, required=True, help="the whole test set")
+    add("--output", type=Path, required=True, help="its rows with the shards' targets")
+    add("shards", type=Path, nargs="+", metavar="SHARD", help="what the runs with --shard wrote")
+    options = parser.parse_args(arguments)
+    try:
+        rows = merge(options.input, options.shards, options.output)
+    except ClientError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    print(f"{options.output}: all {rows} rows of {len(options.shards)} shards")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
