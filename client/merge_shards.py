@@ -30,8 +30,9 @@ def merge(source: Path, shards: Sequence[Path], output: Path) -> int:
     merged: list[Row | None] = [None] * len(rows)
     for path in shards:
         answered = read_rows(path, "input", "target").rows
-        for index in _places(path, answered, rows, merged, len(shards)):
-            merged[index] = answered.pop(0)
+        places = _places(path, answered, rows, merged, len(shards))
+        for place, row in zip(places, answered, strict=True):
+            merged[place] = row
     write_rows(output, [row for row in merged if row is not None])
     return len(rows)
 
