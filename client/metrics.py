@@ -22,6 +22,8 @@ class Metric(NamedTuple):
     sample: Callable[[Any, Any], Any]
     total: Callable[[Sequence[Any]], Scores]
     main: str  # the score that counts for the mean over tasks
+    name: str  # of that score
+    is_label: bool = False
 
     def scores(self, gold: Iterable[Any], predicted: Iterable[Any]) -> Scores:
         """Of all samples, which are in the same order in both."""
@@ -82,10 +84,14 @@ def _sections(gold: dict[str, str], predicted: dict[str, str]) -> list[Rouge]:
     return [rouge(predicted.get(name, ""), text) for name, text in gold.items()]
 
 
-EXTRACTION = Metric(_item_counts, _micro, "f1")
-TEXT = Metric(lambda gold, predicted: rouge(predicted, gold), _mean_rouge, "rougeL")
-# a mean over all samples' sections, not of the samples' means
-REPORT = Metric(_sections, lambda parts: _mean_rouge([*chain.from_iterable(parts)]), "rougeL")
+def _mean_of_sections(reports: Sequence[Sequence[Rouge]]) -> Scores:
+    """Over all samples' sections alike, so that a report counts by how many it has."""
+    return _mean_rouge([*chain.from_iterable(reports)])
+
+
+EXTRACTION = Metric(_item_counts, _micro, "f1", "micro-F1")
+TEXT = Metric(lambda gold, made: rouge(made, gold), _mean_rouge, "rougeL", "Rouge-L")
+REPORT = Metric(_sections, _mean_of_sections, "rougeL", "Rouge-L")
 
 
 def _labels(first: str, *, weighted: bool) -> Metric:
@@ -94,6 +100,8 @@ def _labels(first: str, *, weighted: bool) -> Metric:
         lambda gold, predicted: (gold, predicted or first),
         lambda pairs: _averaged(pairs, weighted=weighted),
         "f1",
+        "weighted-F1" if weighted else "macro-F1",
+        is_label=True,
     )
 
 

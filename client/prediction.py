@@ -121,4 +121,9 @@ async def _notice_other_model(api: Api, journal: Journal) -> None:
 
 
 def _filled(rows: list[Row], chosen: list[int], answers: Mapping[int, Entry]) -> list[Row]:
-    return [{**rows[index], "target": answers[index]["generated_text"]} for index in chosen]
+    """With the answers stripped, as the benchmark's own client did.
+
+    LLaMA is taught to end an answer with a newline, and the official reading of CHIP-CDN, the last
+    line, would find nothing after it.
+    """
+    return [{**rows[index], "target": answers[index]["generated_text"].strip()} for index in chosen]

@@ -1,8 +1,6 @@
-"""Compare predictions with the gold answers, task by task: the share that match exactly.
+"""Score predictions for a dev set as PromptCBLUE does, task by task, with intervals.
 
-    python client/score.py --gold dev.json --predictions base.json --compare tuned.json
-
-This is exact match of stripped strings, NOT the benchmark's official metric.
+python client/score.py --gold dev.json --predictions base.json --compare tuned.json
 """
 
 import argparse
@@ -10,89 +8,108 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from client.bootstrap import LEVEL, RESAMPLES, interval, resampled
 from client.errors import ClientError, InputError
-from client.rows import Row, read_rows
+from client.gold import read_gold, read_predictions
+from client.metrics import METRICS
+from client.post_generate_process import CONVERTERS
 
-# The tasks whose answer is one label: there an exact match says all about a row.
-LABEL_TASKS = frozenset(
-    {
-        "CHIP-CTC",
-        "CHIP-STS",
-        "IMCS-V2-DAC",
-        "KUAKE-IR",
-        "KUAKE-QIC",
-        "KUAKE-QQR",
-        "KUAKE-QTR",
-    }
-)
+TASKS = 16  # of the benchmark; a mean over fewer is not its overall score
 
 
-def score(gold_path: Path, predictions_path: Path) -> dict[str, Any]:
-    """Exact match (0..1) of one file: `overall`, `label_tasks` (None without any) and `tasks`.
+def score(
+    gold_path: Path,
+    predictions: Sequence[Path],
+    *,
+    converter: str = "head",
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """The scores of each file, 0..1: `overall`, the mean over `tasks`, and each task's.
 
-    Both overall figures are means over tasks, so a big task counts no more than a small one.
-    Raises InputError unless both files hold the same sample_ids.
+    Every score has its bootstrap `interval`. Those after the first have the `difference` to the
+    first, too, overall and for each task, with the interval of a paired bootstrap. Raises
+    InputError where a file does not fit.
     """
-    gold = read_rows(gold_path, "sample_id", "task_dataset", "target").rows
-    answers = _answers(predictions_path, gold, gold_path)
-    matches: dict[str, list[bool]] = {}
-    for row in gold:
-        match = row["target"].strip() == answers[row["sample_id"]].strip()
-        matches.setdefault(row["task_dataset"], []).append(match)
-    shares = {name: mean(matches[name]) for name in sorted(matches)}
-    labelled = [share for name, share in shares.items() if name in LABEL_TASKS]
+    gold = read_gold(gold_path)
+    found: list[dict[str, Any]] = []
+    baseline: dict[str, list[float]] = {}
+    for path in predictions:
+        answers = read_predictions(path, gold, gold_path, converter)
+        statistics = {
+            task: [METRICS[task].sample(right, answers[task][name]) for name, right in each.items()]
+            for task, each in gold.items()
+        }
+        draws = resampled(statistics, seed)
+        result = _scores(statistics, draws)
+        if found:
+            _compare(result, found[0], draws, baseline)
+        else:
+            baseline = draws
+        found.append(result | {"predictions": str(path), "converter": converter, "seed": seed})
+    return found
+
+
+def _scores(statistics: dict[str, list[Any]], draws: dict[str, list[float]]) -> dict[str, Any]:
+    tasks: dict[str, dict[str, Any]] = {}
+    for task, samples in statistics.items():
+        metric = METRICS[task]
+        scores = metric.total(samples)
+        tasks[task] = {
+            "metric": metric.name,
+            "score": scores[metric.main],
+            "interval": interval(draws[task]),
+            "rows": len(samples),
+            **scores,
+        }
     return {
-        "overall": mean(shares.values()),
-        "label_tasks": mean(labelled) if labelled else None,
-        "tasks": {
-            name: {"metric": "exact_match", "score": share, "rows": len(matches[name])}
-            for name, share in shares.items()
-        },
+        "overall": fmean(each["score"] for each in tasks.values()),
+        "interval": interval(draws["overall"]),
+        "tasks": tasks,
     }
 
 
-def _answers(path: Path, gold: list[Row], gold_path: Path) -> dict[str, str]:
-    if not any(row["target"].strip() for row in gold):
-        raise InputError(f"{gold_path}: every target is empty; a test set has no gold answers")
-    rows = read_rows(path, "sample_id", "target").rows
-    answers = {row["sample_id"]: row["target"] for row in rows}
-    for missing, where in (
-        (sorted({row["sample_id"] for row in gold} - answers.keys()), path),
-        (sorted(answers.keys() - {row["sample_id"] for row in gold}), gold_path),
-    ):
-        if missing:
-            raise InputError(
-                f"{where} lacks {len(missing)} rows of the other file: {', '.join(missing[:5])}"
-                f"{' …' if len(missing) > 5 else ''}. Give predictions for these gold rows"
-            )
-    return answers
+def _compare(
+    result: dict[str, Any],
+    first: dict[str, Any],
+    draws: dict[str, list[float]],
+    baseline: dict[str, list[float]],
+) -> None:
+    places = [(result, first["overall"], result["overall"], "overall")]
+    for task, each in result["tasks"].items():
+        places.append((each, first["tasks"][task]["score"], each["score"], task))
+    for place, before, after, name in places:
+        steps = [b - a for a, b in zip(baseline[name], draws[name], strict=True)]
+        place["difference"] = {"score": after - before, "interval": interval(steps)}
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """One line a task and one column a result, in percent."""
-    tasks = results[0]["tasks"]
+    """One line a task, in percent; for each file the score and its interval."""
+    first = results[0]["tasks"]
     lines = [
-        _line(name, tasks[name]["rows"], [result["tasks"][name]["score"] for result in results])
-        for name in tasks
+        _line(name, first[name]["metric"], first[name]["rows"], [r["tasks"][name] for r in results])
+        for name in sorted(first)
     ]
-    for label, key, names in (
-        ("mean of the label tasks", "label_tasks", LABEL_TASKS & tasks.keys()),
-        ("mean of all tasks", "overall", tasks.keys()),
-    ):
-        if names:
-            rows = sum(tasks[name]["rows"] for name in names)
-            lines.append(_line(label, rows, [result[key] for result in results]))
-    return "\n".join(lines)
+    rows = sum(task["rows"] for task in first.values())
+    overall = [result | {"score": result["overall"]} for result in results]
+    label = "overall" if len({*first} - {"CMeIE-V2"}) >= TASKS else f"mean of {len(first)} tasks"
+    return "\n".join([*lines, _line(label, "", rows, overall)])
 
 
-def _line(label: str, rows: int, shares: Sequence[float]) -> str:
-    return f"{label:<24}{rows:>6} rows" + "".join(f"{share:>10.1%}" for share in shares)
+def _line(label: str, metric: str, rows: int, scores: Sequence[dict[str, Any]]) -> str:
+    columns = [f"{label:<14}{metric:<12}{rows:>6} rows"]
+    for each in scores:
+        low, high = each["interval"]
+        columns.append(f"{each['score']:>8.2%} [{low:>6.1%}, {high:>6.1%}]")
+        if "difference" in each:
+            low, high = each["difference"]["interval"]
+            columns.append(f"{each['difference']['score']:>+8.2%} [{low:>+6.1%}, {high:>+6.1%}]")
+    return "  ".join(columns)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,13 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     paths = [path for path in (options.predictions, options.compare) if path]
     try:
-        results = [score(options.gold, path) for path in paths]
+        results = score(options.gold, paths, converter=options.converter, seed=options.seed)
         if options.json:
             _write_json(options.json, results)
     except ClientError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
-    print(f"exact match, not the official metric: {' | '.join(map(str, paths))}")
+    print(f"PromptCBLUE's metrics, converter {options.converter}: {' | '.join(map(str, paths))}")
+    print(f"in brackets {LEVEL:.0%} intervals of {RESAMPLES} resamples, seed {options.seed}")
     print(table(results))
     return 0
 
@@ -120,11 +138,13 @@ def _write_json(path: Path, results: Sequence[dict[str, Any]]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="score", description="Exact match, task by task.")
+    parser = argparse.ArgumentParser(prog="score", description=str(__doc__).partition("\n")[0])
     add = parser.add_argument
-    add("--gold", type=Path, required=True, help="JSON lines with the right targets (dev.json)")
+    add("--gold", type=Path, required=True, help="dev.json with its targets, or structured")
     add("--predictions", type=Path, required=True, help="the same rows with a model's targets")
-    add("--compare", type=Path, help="another model's predictions, for a second column")
+    add("--compare", type=Path, help="another model's predictions: its scores and the difference")
+    add("--converter", choices=CONVERTERS, default="head", help="the official reading of texts")
+    add("--seed", type=int, default=0, help="of the intervals' draws (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the scores there, in full precision")
     return parser
 

@@ -3,7 +3,7 @@
     python -m tests.bench.demo_score
 
 Both are served one after the other by `python -m service` and asked by the client, then
-client/score.py prints exact match side by side.
+client/score.py prints both scores side by side.
 """
 
 import json

@@ -20,6 +20,14 @@ def expected(count: int = 40) -> list[dict[str, object]]:
     return [{**row, "target": answer_to(str(row["input"]))} for row in rows(count)]
 
 
+def test_answers_lose_the_white_space_around_them(job: MakeJob, stub: Stub) -> None:
+    stub.twist = lambda events: [
+        {**e, "generated_text": f" {e['generated_text']}\n"} for e in events
+    ]
+    assert not predict(job())
+    assert read_output(job().output) == expected()
+
+
 def test_every_field_and_the_order_are_kept_and_target_is_filled(job: MakeJob) -> None:
     assert predict(job()) == {}
     output = read_output(job().output)

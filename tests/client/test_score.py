@@ -1,16 +1,28 @@
+"""The score's command line: official figures in, errors that say what does not fit."""
+
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from client.post_generate_process import CONVERTERS
 from client.score import main, score
+from tests.paths import SCORING
+
+GOLD = SCORING / "dev_structured.json"
+PERFECT = SCORING / "v00_perfect.predictions.jsonl"
+DROPPED = SCORING / "v01_drop_lines.predictions.jsonl"
 
 
 def put(path: Path, *rows: tuple[str, str, str]) -> Path:
     lines = [
-        json.dumps({"sample_id": name, "task_dataset": task, "target": target})
+        json.dumps({
+            "sample_id": name, "task_dataset": task, "target": target, "task_type": "any",
+            "input": "?", "answer_choices": ["a", "b"],
+        })
         for name, task, target in rows
-    ]
+    ]  # fmt: skip
     path.write_text("\n".join(lines))
     return path
 
@@ -21,57 +33,84 @@ def gold(tmp_path: Path) -> Path:
         tmp_path / "gold.json",
         ("1", "CHIP-CTC", "a"),
         ("2", "CHIP-CTC", "b"),
-        ("3", "CHIP-CTC", "c"),
-        ("4", "KUAKE-IR", "相关"),
+        ("3", "KUAKE-IR", "相关"),
+        ("4", "CMeIE", ""),
         ("5", "MedDG", "您好"),
     )
 
 
-@pytest.fixture
-def predictions(tmp_path: Path) -> Path:
-    return put(
-        tmp_path / "predictions.json",
-        ("5", "MedDG", "再见"),
-        ("4", "KUAKE-IR", " 相关\n"),
-        ("3", "CHIP-CTC", "c"),
-        ("2", "CHIP-CTC", "x"),
-        ("1", "CHIP-CTC", ""),
-    )
+@pytest.mark.parametrize("converter", CONVERTERS)
+def test_json_holds_the_official_scores_in_full_precision(converter: str, tmp_path: Path) -> None:
+    out = tmp_path / "score.json"
+    options = ["--gold", str(GOLD), "--predictions", str(DROPPED), "--converter", converter]
+    assert main([*options, "--json", str(out)]) == 0
+    made = json.loads(out.read_text())
+    expected = json.loads((SCORING / "v01_drop_lines.expected.json").read_text())
+    official = expected["official"][converter]
+    assert made["overall"] == pytest.approx(official["overall"], abs=1e-9)
+    for task, figures in official["tasks"].items():
+        name = {"rougeL", "f1", "macro-f1"} & figures.keys()
+        assert made["tasks"][task]["score"] == pytest.approx(figures[name.pop()], abs=1e-9)
+        low, high = made["tasks"][task]["interval"]
+        assert low <= made["tasks"][task]["score"] <= high
+        assert made["tasks"][task]["rows"] == 12
+    assert {task["metric"] for task in made["tasks"].values()} == {
+        "micro-F1", "macro-F1", "weighted-F1", "Rouge-L",
+    }  # fmt: skip
 
 
-def test_each_task_counts_alike_in_the_means(gold: Path, predictions: Path) -> None:
-    result = score(gold, predictions)
-    assert result["tasks"] == {
-        "CHIP-CTC": {"metric": "exact_match", "score": pytest.approx(1 / 3), "rows": 3},
-        "KUAKE-IR": {"metric": "exact_match", "score": 1, "rows": 1},
-        "MedDG": {"metric": "exact_match", "score": 0, "rows": 1},
-    }
-    assert result["label_tasks"] == pytest.approx(2 / 3)
-    assert result["overall"] == pytest.approx(4 / 9)
+def test_gold_may_be_the_rows_or_the_structured_file() -> None:
+    by_rows, by_file = (score(gold, [DROPPED])[0] for gold in (PERFECT, GOLD))
+    assert by_rows["overall"] == pytest.approx(by_file["overall"], abs=1e-12)
 
 
-def test_two_files_stand_side_by_side(
-    gold: Path, predictions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_two_files_stand_side_by_side_with_their_difference(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "score.json"
-    options = ["--gold", str(gold), "--predictions", str(predictions), "--compare", str(gold)]
+    options = ["--gold", str(GOLD), "--predictions", str(DROPPED), "--compare", str(PERFECT)]
     assert main([*options, "--json", str(out)]) == 0
-    printed = capsys.readouterr().out
-    assert "not the official metric" in printed
-    lines = [line.split() for line in printed.splitlines()]
-    assert ["CHIP-CTC", "3", "rows", "33.3%", "100.0%"] in lines
-    assert ["mean", "of", "the", "label", "tasks", "4", "rows", "66.7%", "100.0%"] in lines
-    assert ["mean", "of", "all", "tasks", "5", "rows", "44.4%", "100.0%"] in lines
-    assert json.loads(out.read_text())["compare"]["overall"] == 1
+    first, second = json.loads(out.read_text()), json.loads(out.read_text())["compare"]
+    step = second["difference"]
+    assert step["score"] == pytest.approx(second["overall"] - first["overall"])
+    assert step["interval"][0] <= step["score"] <= step["interval"][1]
+    assert step["interval"][0] > 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.split()[:3] == ["overall", "192", "rows"]
+    assert f"{first['overall']:.2%}" in line
+    assert f"{step['score']:+.2%}" in line
+
+
+def test_a_seed_gives_the_same_intervals() -> None:
+    one, same, other = (score(GOLD, [DROPPED], seed=seed)[0]["interval"] for seed in (1, 1, 2))
+    assert one == same
+    assert one != other
+
+
+def test_a_mean_over_fewer_tasks_is_not_called_overall(
+    gold: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--gold", str(gold), "--predictions", str(gold)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("mean of 4 tasks")
+
+
+def test_the_relation_task_has_two_names(tmp_path: Path) -> None:
+    target = "具有治疗关系的头尾实体对如下：头实体为甲，尾实体为乙。"
+    gold = put(tmp_path / "gold.json", ("1", "CMeIE", target))
+    made = put(tmp_path / "made.json", ("1", "CMeIE-V2", target))
+    assert score(gold, [made])[0]["overall"] == 1
 
 
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([("1", "CHIP-CTC", "a")], "lacks 4 rows of the other file: 2, 3, 4, 5"),
-        ([(str(n), "CHIP-CTC", "a") for n in range(1, 7)], "lacks 1 rows of the other file: 6"),
+        ([("1", "CHIP-CTC", "a")], "lacks 4 rows of the other file: 2, 3, 4, 5. "),
+        ([(str(n), "CHIP-CTC", "a") for n in range(1, 7)], "lacks 1 rows of the other file: 6. "),
+        ([(str(n), "MedDG", "a") for n in range(1, 6)],
+         'sample_id "1": the field "task_dataset" is "MedDG", in '),
+        ([("1", "CHIP-CTD", "a")], 'the field "task_dataset" names an unknown task'),
     ],
-)
+)  # fmt: skip
 def test_files_that_do_not_fit_end_with_2(
     gold: Path,
     tmp_path: Path,
@@ -81,6 +120,35 @@ def test_files_that_do_not_fit_end_with_2(
 ) -> None:
     other = put(tmp_path / "other.json", *rows)
     assert main(["--gold", str(gold), "--predictions", str(other)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def one(sample: Any, task: str = "CHIP-CTC") -> str:
+    return json.dumps({task: [sample]})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (one({"sample_id": "1", "answer": "a"}, "CHIP"), 'task "CHIP" is unknown'),
+        (json.dumps({"CHIP-CTC": {}}), "expected a list of answers"),
+        (one("a"), 'answer 1: the field "sample_id" is missing'),
+        (one({"sample_id": "1"}), 'sample_id "1": the field "answer" is not a string'),
+        (one({"sample_id": "1", "answer": ""}), 'sample_id "1" of CHIP-CTC has an empty gold'),
+        (one({"sample_id": "1", "answer": "a"}, "CMeIE"), "is not a list of objects"),
+        (one({"sample_id": "1", "answer": ["a"]}, "CMeIE"), "is not a list of objects"),
+        (one({"sample_id": "1", "answer": "a"}, "IMCS-V2-MRG"), "is not an object of strings"),
+        (json.dumps({"MedDG": [{"sample_id": "1", "answer": "a"}] * 2}), "is used twice"),
+        ("[1]", "expected a JSON object, found list"),
+        ("", "a blank line"),
+    ],
+)
+def test_a_gold_file_that_is_off_is_told(
+    content: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gold = tmp_path / "gold.json"
+    gold.write_text(content)
+    assert main(["--gold", str(gold), "--predictions", str(PERFECT)]) == 2
     assert words in capsys.readouterr().err
 
 
