@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from client.errors import InputError
+from client.leniency import RELATIONS
 from client.metrics import EXTRACTION, METRICS, REPORT
-from client.post_generate_process import Answer, RowError, read_rows, results, structured
+from client.post_generate_process import Answer, RowError, read_rows, results
+from client.rows import Row
 
 Gold = dict[str, dict[str, Answer]]  # by task, by sample_id, in the file's order
-RELATIONS = ("CMeIE", "CMeIE-V2")  # one task, under both of its names
 NAMES_SHOWN = 5
 
 
@@ -89,8 +90,8 @@ def _refuse_empty_labels(gold: Gold, path: Path) -> None:
                 raise InputError(f'{path}: sample_id "{name}" of {task} has an empty gold label')
 
 
-def read_predictions(path: Path, gold: Gold, gold_path: Path, converter: str) -> Gold:
-    """The answers to the gold's samples, in its order. Raises InputError unless all are there."""
+def read_predictions(path: Path, gold: Gold, gold_path: Path) -> dict[str, list[Row]]:
+    """The rows of the gold's samples, by task, in its order. InputError unless all are there."""
     try:
         rows = {row["sample_id"]: row for row in read_rows(path)}
     except RowError as problem:
@@ -113,7 +114,4 @@ def read_predictions(path: Path, gold: Gold, gold_path: Path, converter: str) ->
                 f'{path}: sample_id "{name}": the field "task_dataset" is "{other}", '
                 f'in {gold_path} it is "{task}"'
             )
-    return {
-        task: {name: structured(rows[name], converter) for name in answers}
-        for task, answers in gold.items()
-    }
+    return {task: [rows[name] for name in answers] for task, answers in gold.items()}

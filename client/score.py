@@ -6,6 +6,7 @@ python client/score.py --gold dev.json --predictions base.json --compare tuned.j
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -16,9 +17,11 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
 
 from client.bootstrap import LEVEL, RESAMPLES, interval, resampled
 from client.errors import ClientError, InputError
-from client.gold import read_gold, read_predictions
+from client.gold import Gold, read_gold, read_predictions
+from client.leniency import lenient
 from client.metrics import METRICS
-from client.post_generate_process import CONVERTERS
+from client.post_generate_process import CONVERTERS, structured
+from client.rows import Row
 
 TASKS = 16  # of the benchmark; a mean over fewer is not its overall score
 
@@ -35,18 +38,25 @@ def score(
     Every score has its bootstrap `interval`. Those after the first have the `difference` to the
     first, too, overall and for each task, with the interval of a paired bootstrap. Raises
     InputError where a file does not fit.
+
+    Apart from all that: `failures`, how many rows lost something to their format, by cause, and
+    `lenient`, what the score would be without (client/leniency.py).
     """
     gold = read_gold(gold_path)
     found: list[dict[str, Any]] = []
     baseline: dict[str, list[float]] = {}
     for path in predictions:
-        answers = read_predictions(path, gold, gold_path, converter)
+        rows = read_predictions(path, gold, gold_path)
         statistics = {
-            task: [METRICS[task].sample(right, answers[task][name]) for name, right in each.items()]
+            task: [
+                METRICS[task].sample(right, structured(row, converter))
+                for right, row in zip(each.values(), rows[task], strict=True)
+            ]
             for task, each in gold.items()
         }
         draws = resampled(statistics, seed)
         result = _scores(statistics, draws)
+        _add_leniency(result, gold, rows, converter)
         if found:
             _compare(result, found[0], draws, baseline)
         else:
@@ -72,6 +82,23 @@ def _scores(statistics: dict[str, list[Any]], draws: dict[str, list[float]]) -> 
         "interval": interval(draws["overall"]),
         "tasks": tasks,
     }
+
+
+def _add_leniency(
+    result: dict[str, Any], gold: Gold, rows: dict[str, list[Row]], converter: str
+) -> None:
+    total = Counter[str]()
+    for task, scores in result["tasks"].items():
+        failures, samples, metric = Counter[str](), [], METRICS[task]
+        for right, row in zip(gold[task].values(), rows[task], strict=True):
+            answer, causes = lenient(row, converter)
+            failures.update(causes)
+            samples.append(metric.sample(right, answer))
+        scores["lenient"] = metric.total(samples)[metric.main]
+        scores["failures"] = dict(failures.most_common())
+        total += failures
+    result["lenient"] = fmean(scores["lenient"] for scores in result["tasks"].values())
+    result["failures"] = dict(total.most_common())
 
 
 def _compare(
@@ -101,6 +128,21 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, _line(label, "", rows, overall)])
 
 
+def format_costs(result: dict[str, Any]) -> str:
+    """What a lenient reading finds beyond the official one, and in how many rows, by cause."""
+    lines = [
+        f"{name:<14}{place['lenient']:>8.2%} instead of {score:>7.2%}: "
+        + ", ".join(f"{cause} {count}" for cause, count in place["failures"].items())
+        for name, place, score in [
+            *((name, each, each["score"]) for name, each in sorted(result["tasks"].items())),
+            ("overall", result, result["overall"]),
+        ]
+        if place["failures"]
+    ]
+    title = f"what the format cost {result['predictions']} (a lenient reading, not the score):"
+    return "\n".join([title, *(lines or ["nothing"])])
+
+
 def _line(label: str, metric: str, rows: int, scores: Sequence[dict[str, Any]]) -> str:
     columns = [f"{label:<14}{metric:<12}{rows:>6} rows"]
     for each in scores:
@@ -126,6 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"PromptCBLUE's metrics, converter {options.converter}: {' | '.join(map(str, paths))}")
     print(f"in brackets {LEVEL:.0%} intervals of {RESAMPLES} resamples, seed {options.seed}")
     print(table(results))
+    for result in results:
+        print(f"\n{format_costs(result)}")
     return 0
 
 

@@ -75,10 +75,24 @@ def test_two_files_stand_side_by_side_with_their_difference(
     assert step["score"] == pytest.approx(second["overall"] - first["overall"])
     assert step["interval"][0] <= step["score"] <= step["interval"][1]
     assert step["interval"][0] > 0
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert line.split()[:3] == ["overall", "192", "rows"]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "192 rows" in line]
+    assert line.startswith("overall ")
     assert f"{first['overall']:.2%}" in line
     assert f"{step['score']:+.2%}" in line
+
+
+def test_what_the_format_cost_stands_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    narrow = SCORING / "v08_punct_width.predictions.jsonl"
+    (result,) = score(GOLD, [narrow])
+    assert result["overall"] < 0.8
+    assert result["lenient"] > 0.95
+    assert result["tasks"]["CMeEE-V2"]["failures"] == {"half-width punctuation": 6}
+    assert result["failures"]["half-width punctuation"] > 40
+    assert main(["--gold", str(GOLD), "--predictions", str(narrow), "--compare", str(PERFECT)]) == 0
+    printed = capsys.readouterr().out
+    cost = f"{result['lenient']:.2%} instead of  {result['overall']:.2%}: half-width punctuation"
+    assert cost in printed
+    assert printed.endswith("(a lenient reading, not the score):\nnothing\n")
 
 
 def test_a_seed_gives_the_same_intervals() -> None:
@@ -91,7 +105,7 @@ def test_a_mean_over_fewer_tasks_is_not_called_overall(
     gold: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--gold", str(gold), "--predictions", str(gold)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("mean of 4 tasks")
+    assert "\nmean of 4 tasks " in capsys.readouterr().out
 
 
 def test_the_relation_task_has_two_names(tmp_path: Path) -> None:
