@@ -5,7 +5,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from client.api import Api
@@ -32,21 +32,38 @@ class Pace:
     model_wait: float = 1800.0
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What to ask, by row index: prompts, what goes with all of them, adapters of their own."""
+
+    prompts: Mapping[int, str]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Mapping[int, str] = field(default_factory=dict)
+
+    def adapter(self, row: int) -> str:
+        """The row's own adapter; "" without."""
+        return self.adapters.get(row, "")
+
+    def parameters_of(self, row: int) -> dict[str, Any]:
+        """Of a request with this row."""
+        own = {"adapter": self.adapters[row]} if row in self.adapters else {}
+        return {**self.parameters, **own}
+
+
 class Dispatch:
-    """Ask for each of `prompts` (by row index); `record` gets each answer as it arrives."""
+    """Ask all `questions`; `record` gets each answer as it arrives."""
 
     def __init__(
         self,
         api: Api,
-        prompts: Mapping[int, str],
-        parameters: dict[str, Any],
+        questions: Questions,
         pace: Pace,
         record: Callable[[dict[str, Any]], None],
         progress: Progress,
     ) -> None:
-        self._api, self._prompts, self._parameters = api, prompts, parameters
+        self._api, self._questions = api, questions
         self._pace, self._record, self._progress = pace, record, progress
-        self._waiting = deque(prompts)
+        self._waiting = deque(sorted(questions.prompts, key=questions.adapter))
         self._tries: Counter[int] = Counter()
         self._given_up: dict[int, str] = {}
         self._recovering = asyncio.Lock()
@@ -80,17 +97,23 @@ class Dispatch:
                 await self._recover(problem, failures)
 
     def _take(self) -> list[int]:
-        size = min(self._pace.batch_size, len(self._waiting))
-        return [self._waiting.popleft() for _ in range(size)]
+        """The next list: rows of one adapter."""
+        adapter, batch = self._questions.adapter, list[int]()
+        while self._waiting and len(batch) < self._pace.batch_size:
+            if batch and adapter(self._waiting[0]) != adapter(batch[0]):
+                break
+            batch.append(self._waiting.popleft())
+        return batch
 
     async def _send(self, batch: list[int]) -> None:
         """Send one list; what it leaves unsettled waits again, and the last reason is raised."""
         unsettled = dict(enumerate(batch))
         problems: dict[int, TransientError] = {}
         last = TransientError("the server left rows of a list unanswered")
-        prompts = [self._prompts[row] for row in batch]
+        prompts = [self._questions.prompts[row] for row in batch]
+        parameters = self._questions.parameters_of(batch[0])
         try:
-            async with aclosing(self._api.generate_stream(prompts, self._parameters)) as items:
+            async with aclosing(self._api.generate_stream(prompts, parameters)) as items:
                 async for item in items:
                     if item.index not in unsettled:
                         continue  # a duplicate, or none of ours

@@ -17,6 +17,7 @@ from typing import Any
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from client.adapters import AdapterBy
 from client.dispatch import Pace
 from client.errors import ClientError, InputError
 from client.prediction import DEMO_INPUT, Job, predict
@@ -67,16 +68,17 @@ def _job(options: argparse.Namespace) -> Job:
         url=options.url,
         input=options.input,
         output=options.output,
-        parameters=_parameters(options.parameters),
+        parameters=_parameters(options.parameters, options.adapter),
         pace=Pace(options.batch_size, options.connections, options.model_wait),
         timeout=options.timeout,
         api_key=getattr(options, "api_key", os.environ.get("MERGELINE_API_KEY")),
         restart=options.restart,
+        adapter_by=AdapterBy.parse(options.adapter_by) if options.adapter_by else None,
         selection=Selection(tuple(options.tasks), options.shard, options.limit),
     )
 
 
-def _parameters(text: str) -> dict[str, Any]:
+def _parameters(text: str, adapter: str | None) -> dict[str, Any]:
     try:
         parameters = json.loads(text)
         json.dumps(parameters, ensure_ascii=False, allow_nan=False).encode("utf-8")
@@ -84,7 +86,7 @@ def _parameters(text: str) -> dict[str, Any]:
         raise InputError(f"--parameters is not JSON: {problem}") from None
     if not isinstance(parameters, dict):
         raise InputError('--parameters: expected an object like {"max_tokens": 64}')
-    return parameters
+    return parameters | ({"adapter": adapter} if adapter else {})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--input", type=Path, default=DEMO_INPUT, help="JSON lines with a field `input`")
     add("--output", type=Path, default=Job.output, help="the same rows with `target` filled")
     add("--parameters", default="{}", metavar="JSON", help="sampling parameters of every request")
+    one = parser.add_mutually_exclusive_group().add_argument
+    one("--adapter", metavar="NAME", default=None, help="which adapter the server applies")
+    one("--adapter-by", metavar="FIELD=RULES", default=None, help="one by task: task_dataset=ad-{}")
     add("--batch-size", type=_count, default=pace.batch_size, help="prompts a request")
     add("--connections", type=_count, default=pace.connections, help="requests at a time")
     add("--timeout", type=_seconds, default=Job.timeout, help="longest silence of an answer (s)")

@@ -3,12 +3,13 @@
 import asyncio
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from client.adapters import AdapterBy
 from client.api import Api
-from client.dispatch import Dispatch, Pace
+from client.dispatch import Dispatch, Pace, Questions
 from client.errors import InputError, RefusedError, ServerGoneError, TransientError
 from client.journal import Entry, Journal, open_journal
 from client.progress import Progress
@@ -31,6 +32,7 @@ class Job:
     api_key: str | None = None
     restart: bool = False
     selection: Selection = field(default_factory=Selection)
+    adapter_by: AdapterBy | None = None
 
     @property
     def journal(self) -> Path:
@@ -56,11 +58,13 @@ def predict(job: Job) -> dict[str, str]:
         open_rows = {
             index: source.rows[index]["input"] for index in chosen if index not in journal.answers
         }
+        adapters = job.adapter_by.adapters(source.rows, chosen) if job.adapter_by else {}
+        questions = Questions(open_rows, job.parameters, adapters)
         done = len(chosen) - len(open_rows)
         if done:
             print(f"{done} of {len(chosen)} rows are done already")
         with Progress(len(chosen), done) as progress:
-            missing = asyncio.run(_ask(job, source, open_rows, journal, progress))
+            missing = asyncio.run(_ask(job, source, questions, journal, progress))
         if progress.rows:
             print(progress.summary())
         if not missing:
@@ -89,26 +93,27 @@ def _check_journal(job: Job, journal: Journal, source: RowFile) -> None:
 
 
 def _facts(job: Job, source: RowFile) -> dict[str, Any]:
-    return {"input": source.sha256, "parameters": job.parameters}
+    adapter_by = asdict(job.adapter_by) if job.adapter_by else None
+    return {"input": source.sha256, "parameters": job.parameters, "adapter_by": adapter_by}
 
 
 async def _ask(
-    job: Job, source: RowFile, open_rows: dict[int, str], journal: Journal, progress: Progress
+    job: Job, source: RowFile, questions: Questions, journal: Journal, progress: Progress
 ) -> Mapping[int, str]:
     """Ask for the rows that the journal lacks; return the reason for each still without answer."""
     api = Api(job.url, api_key=job.api_key, timeout=job.timeout, connections=job.pace.connections)
     async with api:
-        if not open_rows:
+        if not questions.prompts:
             await _notice_other_model(api, journal)
             return {}
         try:
             model = await api.wait_ready(job.pace.model_wait, progress.note)
             journal.begin({**_facts(job, source), "model": model})
             progress.start()
-            dispatch = Dispatch(api, open_rows, job.parameters, job.pace, journal.record, progress)
+            dispatch = Dispatch(api, questions, job.pace, journal.record, progress)
             return await dispatch.run(model)
         except ServerGoneError as problem:
-            return {row: str(problem) for row in open_rows if row not in journal.answers}
+            return {row: str(problem) for row in questions.prompts if row not in journal.answers}
 
 
 async def _notice_other_model(api: Api, journal: Journal) -> None:
