@@ -100,6 +100,25 @@ class Api:
         return response
 
 
+async def first_ready(apis: Sequence[Api], patience: float, note: Callable[[str], None]) -> str:
+    """Wait for any of the servers; return its model's name.
+
+    Raises ServerGoneError when none was ready within `patience` seconds, RefusedError when one
+    will never let us in.
+    """
+    waits = [asyncio.create_task(api.wait_ready(patience, note)) for api in apis]
+    try:
+        for wait in asyncio.as_completed(waits):
+            try:
+                return await wait
+            except ServerGoneError as problem:
+                last = problem
+        raise last
+    finally:
+        for each in waits:
+            each.cancel()
+
+
 def _check_url(url: str) -> str:
     try:
         parsed = httpx.URL(url)

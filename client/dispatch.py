@@ -1,10 +1,10 @@
-"""Keep the server busy: lists of prompts over a few connections, until every row is settled."""
+"""Keep the servers busy: lists of prompts over a few connections, until every row is settled."""
 
 import asyncio
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,8 @@ class Pace:
 
     vLLM runs 256 rows at once by default. With 32 x 10 some more wait there, and take the places of
     finished ones without a gap. Many short lists keep it fuller than a few long ones: a connection
-    sends its next list only when the slowest row of the last one is done.
+    sends its next list only when the slowest row of the last one is done. `connections` are to each
+    server.
     """
 
     batch_size: int = 32
@@ -55,18 +56,21 @@ class Dispatch:
 
     def __init__(
         self,
-        api: Api,
+        apis: Sequence[Api],
         questions: Questions,
         pace: Pace,
         record: Callable[[dict[str, Any]], None],
         progress: Progress,
     ) -> None:
-        self._api, self._questions = api, questions
+        self._apis, self._questions = apis, questions
         self._pace, self._record, self._progress = pace, record, progress
         self._waiting = deque(sorted(questions.prompts, key=questions.adapter))
         self._tries: Counter[int] = Counter()
         self._given_up: dict[int, str] = {}
-        self._recovering = asyncio.Lock()
+        self._unsettled = len(self._waiting)
+        self._news = asyncio.Event()  # rows wait again, or all are settled
+        self._settled = asyncio.Event()
+        self._away: set[asyncio.Task[Any]] = set()
         self._last_answer = 0.0
         self._model = ""
 
@@ -80,24 +84,53 @@ class Dispatch:
         self._last_answer = _now()
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(self._pace.connections):
-                    group.create_task(self._work())
+                for api in self._apis:
+                    group.create_task(self._use(api))
+                await self._settled.wait()
+                self._news.set()
+                for waiting in self._away:
+                    waiting.cancel()
         except ExceptionGroup as problems:
-            raise problems.exceptions[0] from None
+            raise _first(problems) from None
         return self._given_up
 
-    async def _work(self) -> None:
+    async def _use(self, api: Api) -> None:
+        with self._waiting_for_a_server():
+            await self._recover(api, "it was not there yet")
+        recovering = asyncio.Lock()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._pace.connections):
+                group.create_task(self._work(api, recovering))
+
+    async def _work(self, api: Api, recovering: asyncio.Lock) -> None:
         failures = 0
-        while batch := self._take():
+        while batch := await self._take():
             try:
-                await self._send(batch)
+                await self._send(api, batch)
                 failures = 0
             except TransientError as problem:
                 failures += 1
-                await self._recover(problem, failures)
+                with self._waiting_for_a_server():
+                    await self._back_off(problem, failures)
+                    async with recovering:
+                        await self._recover(api, str(problem))
 
-    def _take(self) -> list[int]:
-        """The next list: rows of one adapter."""
+    @contextmanager
+    def _waiting_for_a_server(self) -> Iterator[None]:
+        """What waits so is ended once the other servers have answered all rows."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._away.add(task)
+        try:
+            yield
+        finally:
+            self._away.discard(task)
+
+    async def _take(self) -> list[int]:
+        """The next list, of rows of one adapter; it waits for one. Empty when all are settled."""
+        while not self._waiting and self._unsettled:
+            self._news.clear()
+            await self._news.wait()
         adapter, batch = self._questions.adapter, list[int]()
         while self._waiting and len(batch) < self._pace.batch_size:
             if batch and adapter(self._waiting[0]) != adapter(batch[0]):
@@ -105,7 +138,7 @@ class Dispatch:
             batch.append(self._waiting.popleft())
         return batch
 
-    async def _send(self, batch: list[int]) -> None:
+    async def _send(self, api: Api, batch: list[int]) -> None:
         """Send one list; what it leaves unsettled waits again, and the last reason is raised."""
         unsettled = dict(enumerate(batch))
         problems: dict[int, TransientError] = {}
@@ -113,14 +146,14 @@ class Dispatch:
         prompts = [self._questions.prompts[row] for row in batch]
         parameters = self._questions.parameters_of(batch[0])
         try:
-            async with aclosing(self._api.generate_stream(prompts, parameters)) as items:
+            async with aclosing(api.generate_stream(prompts, parameters)) as items:
                 async for item in items:
                     if item.index not in unsettled:
                         continue  # a duplicate, or none of ours
                     if item.problem is not None:
                         last = problems[unsettled[item.index]] = item.problem
                     else:
-                        self._settle(unsettled.pop(item.index), item)
+                        self._settle(api, unsettled.pop(item.index), item)
         except TransientError as problem:
             last = problem
         for row in reversed(unsettled.values()):
@@ -128,11 +161,11 @@ class Dispatch:
         if unsettled:
             raise last
 
-    def _settle(self, row: int, item: Item) -> None:
+    def _settle(self, api: Api, row: int, item: Item) -> None:
         self._last_answer = _now()
-        self._refuse_other(item.model or self._model)
+        self._refuse_other(api, item.model or self._model)
         if item.refusal is not None:
-            self._given_up[row] = item.refusal
+            self._give_up(row, item.refusal)
         else:
             self._record(
                 {
@@ -143,32 +176,53 @@ class Dispatch:
                 }
             )
             self._progress.row(item.finish_reason, item.tokens)
+            self._count_settled()
+
+    def _give_up(self, row: int, reason: str) -> None:
+        self._given_up[row] = reason
+        self._count_settled()
+
+    def _count_settled(self) -> None:
+        self._unsettled -= 1
+        if not self._unsettled:
+            self._settled.set()
 
     def _put_back(self, row: int, problem: TransientError) -> None:
         self._tries[row] += problem.counts
         if self._tries[row] >= _TRIES:
-            self._given_up[row] = f"given up after {_TRIES} tries: {problem}"
+            self._give_up(row, f"given up after {_TRIES} tries: {problem}")
         else:
             self._waiting.appendleft(row)
+            self._news.set()
 
-    async def _recover(self, problem: TransientError, failures: int) -> None:
-        """Back off, wait for the server, and make sure it still serves the same model."""
+    async def _back_off(self, problem: TransientError, failures: int) -> None:
         self._progress.retry(str(problem))
-        left = self._last_answer + self._pace.model_wait - _now()
-        if left <= 0:
-            raise ServerGoneError(f"no answer for {self._pace.model_wait:g} s: {problem}")
         # The jitter keeps connections that failed together from coming back together.
         back_off = min(_LONGEST_BACK_OFF_S, 0.5 * 2 ** (failures - 1))
         await asyncio.sleep((problem.retry_after or back_off / 2) + random.uniform(0, back_off / 2))
-        async with self._recovering:
-            self._refuse_other(await self._api.wait_ready(left, self._progress.note))
 
-    def _refuse_other(self, model: str) -> None:
+    async def _recover(self, api: Api, problem: str) -> None:
+        """Wait for the server as long as any answers, and make sure it serves the same model."""
+        while True:
+            left = self._last_answer + self._pace.model_wait - _now()
+            if left <= 0:
+                raise ServerGoneError(f"no answer for {self._pace.model_wait:g} s: {problem}")
+            with suppress(ServerGoneError):
+                self._refuse_other(api, await api.wait_ready(left, self._progress.note))
+                return
+
+    def _refuse_other(self, api: Api, model: str) -> None:
         if model != self._model:
             raise JournalError(
-                f"{self._api.url} now serves another model: was {self._model}, is {model}. "
+                f"{api.url} now serves another model: was {self._model}, is {model}. "
                 "Serve the first one again, or use --restart"
             )
+
+
+def _first(problem: Exception) -> Exception:
+    while isinstance(problem, ExceptionGroup):
+        problem = problem.exceptions[0]
+    return problem
 
 
 def _now() -> float:

@@ -65,7 +65,7 @@ def _print_missing(missing: Mapping[str, str], job: Job) -> None:
 
 def _job(options: argparse.Namespace) -> Job:
     return Job(
-        url=options.url,
+        urls=tuple(options.url),
         input=options.input,
         output=options.output,
         parameters=_parameters(options.parameters, options.adapter),
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--url", default="http://localhost:8000", help="where the service listens")
+    add("--url", nargs="+", default=["http://localhost:8000"], help="where the servers listen")
     add("--input", type=Path, default=DEMO_INPUT, help="JSON lines with a field `input`")
     add("--output", type=Path, default=Job.output, help="the same rows with `target` filled")
     add("--parameters", default="{}", metavar="JSON", help="sampling parameters of every request")

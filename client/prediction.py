@@ -3,12 +3,13 @@
 import asyncio
 import sys
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from client.adapters import AdapterBy
-from client.api import Api
+from client.api import Api, first_ready
 from client.dispatch import Dispatch, Pace, Questions
 from client.errors import InputError, RefusedError, ServerGoneError, TransientError
 from client.journal import Entry, Journal, open_journal
@@ -21,9 +22,9 @@ DEMO_INPUT = Path("build/demo/data/test.json")
 
 @dataclass(frozen=True)
 class Job:
-    """One run: which rows, which server, how hard to push it (times in seconds)."""
+    """One run: which rows, which servers, how hard to push them (times in seconds)."""
 
-    url: str
+    urls: tuple[str, ...]
     input: Path = DEMO_INPUT
     output: Path = Path("test_predictions.json")
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -101,19 +102,23 @@ async def _ask(
     job: Job, source: RowFile, questions: Questions, journal: Journal, progress: Progress
 ) -> Mapping[int, str]:
     """Ask for the rows that the journal lacks; return the reason for each still without answer."""
-    api = Api(job.url, api_key=job.api_key, timeout=job.timeout, connections=job.pace.connections)
-    async with api:
+    async with AsyncExitStack() as stack:
+        apis = [await stack.enter_async_context(_api(job, url)) for url in job.urls]
         if not questions.prompts:
-            await _notice_other_model(api, journal)
+            await _notice_other_model(apis[0], journal)
             return {}
         try:
-            model = await api.wait_ready(job.pace.model_wait, progress.note)
+            model = await first_ready(apis, job.pace.model_wait, progress.note)
             journal.begin({**_facts(job, source), "model": model})
             progress.start()
-            dispatch = Dispatch(api, questions, job.pace, journal.record, progress)
+            dispatch = Dispatch(apis, questions, job.pace, journal.record, progress)
             return await dispatch.run(model)
         except ServerGoneError as problem:
             return {row: str(problem) for row in questions.prompts if row not in journal.answers}
+
+
+def _api(job: Job, url: str) -> Api:
+    return Api(url, api_key=job.api_key, timeout=job.timeout, connections=job.pace.connections)
 
 
 async def _notice_other_model(api: Api, journal: Journal) -> None:

@@ -62,7 +62,7 @@ class Ours:
 
     def __init__(self, server: Server, folder: Path) -> None:
         self._job = Job(
-            url=server.url,
+            urls=(server.url,),
             input=folder / "prompts.json",
             output=folder / "answers.json",
             parameters={"max_tokens": TOKENS, "ignore_eos": True, "temperature": 0},

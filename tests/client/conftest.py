@@ -48,7 +48,7 @@ def job(tmp_path: Path, stub: Stub) -> Callable[..., Job]:
 
     def make(**changes: object) -> Job:
         facts: dict[str, object] = {
-            "url": stub.url,
+            "urls": (stub.url,),
             "input": path,
             "output": tmp_path / "predictions.json",
             "pace": FAST,

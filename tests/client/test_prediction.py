@@ -56,7 +56,7 @@ def test_a_finished_run_done_again_asks_nothing_and_can_restore_the_output(
 
 def test_a_finished_run_needs_no_server(job: MakeJob) -> None:
     predict(job())
-    assert predict(job(url="http://127.0.0.1:1")) == {}
+    assert predict(job(urls=("http://127.0.0.1:1",))) == {}
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_loading_server_is_waited_for(job: MakeJob, stub: Stub) -> None:
 
 
 def test_a_server_that_never_comes_leaves_every_row_missing(job: MakeJob) -> None:
-    missing = predict(job(url="http://127.0.0.1:1", pace=Pace(model_wait=0)))
+    missing = predict(job(urls=("http://127.0.0.1:1",), pace=Pace(model_wait=0)))
     assert len(missing) == 40
     assert "was not ready within 0 s" in missing["test-0"]
 
@@ -220,7 +220,7 @@ def test_a_server_killed_in_mid_run_and_started_again_loses_nothing(job: MakeJob
     first = Stub(delay=0.02)
     first.start()
     finished: list[dict[str, str]] = []
-    run = threading.Thread(target=lambda: finished.append(predict(job(url=first.url))))
+    run = threading.Thread(target=lambda: finished.append(predict(job(urls=(first.url,)))))
     run.start()
     while len(_journaled(job())) < 10:
         pass
@@ -240,7 +240,7 @@ def test_a_server_that_comes_back_with_another_model_is_refused(job: MakeJob) ->
 
     def attempt() -> None:
         try:
-            predict(job(url=first.url))
+            predict(job(urls=(first.url,)))
         except ClientError as problem:
             problems.append(problem)
 
