@@ -26,10 +26,10 @@ def merge(source: Path, shards: Sequence[Path], output: Path) -> int:
     missing, fits no part of the input, or was made with another model or other parameters.
     """
     _refuse_different_runs(shards)
-    rows = read_rows(source, "input").rows
+    rows = read_rows(source).rows
     merged: list[Row | None] = [None] * len(rows)
     for path in shards:
-        answered = read_rows(path, "input", "target").rows
+        answered = read_rows(path, "target").rows
         places = _places(path, answered, rows, merged, len(shards))
         for place, row in zip(places, answered, strict=True):
             merged[place] = row

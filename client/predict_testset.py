@@ -67,6 +67,8 @@ def _job(options: argparse.Namespace) -> Job:
     return Job(
         urls=tuple(options.url),
         input=options.input,
+        prompt_column=options.prompt_column,
+        csv=options.csv,
         output=options.output,
         parameters=_parameters(options.parameters, options.adapter),
         pace=Pace(options.batch_size, options.connections, options.model_wait),
@@ -99,8 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--url", nargs="+", default=["http://localhost:8000"], help="where the servers listen")
-    add("--input", type=Path, default=DEMO_INPUT, help="JSON lines with a field `input`")
+    add("--input", type=Path, default=DEMO_INPUT, help="JSON lines, one object a line")
+    add("--prompt-column", metavar="FIELD", default=Job.prompt_column, help="the field to ask")
     add("--output", type=Path, default=Job.output, help="the same rows with `target` filled")
+    add("--csv", type=Path, default=None, metavar="FILE", help="write them as a table, too")
     add("--parameters", default="{}", metavar="JSON", help="sampling parameters of every request")
     one = parser.add_mutually_exclusive_group().add_argument
     one("--adapter", metavar="NAME", default=None, help="which adapter the server applies")

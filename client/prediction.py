@@ -14,7 +14,7 @@ from client.dispatch import Dispatch, Pace, Questions
 from client.errors import InputError, RefusedError, ServerGoneError, TransientError
 from client.journal import Entry, Journal, open_journal
 from client.progress import Progress
-from client.rows import Row, RowFile, read_rows, row_name, write_rows
+from client.rows import Row, RowFile, read_rows, row_name, write_csv, write_rows
 from client.selection import Selection
 
 DEMO_INPUT = Path("build/demo/data/test.json")
@@ -34,6 +34,8 @@ class Job:
     restart: bool = False
     selection: Selection = field(default_factory=Selection)
     adapter_by: AdapterBy | None = None
+    prompt_column: str = "input"
+    csv: Path | None = None
 
     @property
     def journal(self) -> Path:
@@ -57,7 +59,9 @@ def predict(job: Job) -> dict[str, str]:
     with open_journal(job.journal, restart=job.restart) as journal:
         _check_journal(job, journal, source)
         open_rows = {
-            index: source.rows[index]["input"] for index in chosen if index not in journal.answers
+            index: source.rows[index][job.prompt_column]
+            for index in chosen
+            if index not in journal.answers
         }
         adapters = job.adapter_by.adapters(source.rows, chosen) if job.adapter_by else {}
         questions = Questions(open_rows, job.parameters, adapters)
@@ -69,7 +73,10 @@ def predict(job: Job) -> dict[str, str]:
         if progress.rows:
             print(progress.summary())
         if not missing:
-            write_rows(job.output, _filled(source.rows, chosen, journal.answers))
+            filled = _filled(source.rows, chosen, journal.answers)
+            write_rows(job.output, filled)
+            if job.csv:
+                write_csv(job.csv, filled)
             print(f"{job.output}: all {len(chosen)} rows, answered by {journal.model}")
         return {row_name(source.rows[index], index): missing[index] for index in sorted(missing)}
 
@@ -79,7 +86,7 @@ def _read_input(job: Job) -> RowFile:
         raise InputError(f"{job.input} is not there: make it with `make demo`, or give --input")
     if job.output.resolve() == job.input.resolve() or job.output.is_dir():
         raise InputError(f"--output {job.output} is the input or a folder: name another file")
-    return read_rows(job.input, "input")
+    return read_rows(job.input, job.prompt_column)
 
 
 def _check_journal(job: Job, journal: Journal, source: RowFile) -> None:
@@ -94,8 +101,13 @@ def _check_journal(job: Job, journal: Journal, source: RowFile) -> None:
 
 
 def _facts(job: Job, source: RowFile) -> dict[str, Any]:
-    adapter_by = asdict(job.adapter_by) if job.adapter_by else None
-    return {"input": source.sha256, "parameters": job.parameters, "adapter_by": adapter_by}
+    """What a journal belongs to; None is what journals had before they knew of a fact."""
+    return {
+        "input": source.sha256,
+        "parameters": job.parameters,
+        "adapter_by": asdict(job.adapter_by) if job.adapter_by else None,
+        "prompt_column": None if job.prompt_column == Job.prompt_column else job.prompt_column,
+    }
 
 
 async def _ask(

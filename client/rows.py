@@ -1,9 +1,11 @@
 """Read and write JSON lines: one object a line, every field and the order kept."""
 
+import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,14 +52,42 @@ def row_name(row: Row, index: int) -> str:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write JSON lines beside `path`, then rename: a reader sees all of the file or none of it."""
+    """Write JSON lines: a reader sees all of the file or none of it."""
+    with written_aside(path) as aside, aside.open("wb") as file:
+        for row in rows:
+            file.write(_encode(row) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_csv(path: Path, rows: list[Row]) -> None:
+    """Write a table with a column for each field; what is no text stands there as JSON.
+
+    It begins with a BOM, without which Excel misreads Chinese.
+    """
+    fields = list(dict.fromkeys(name for row in rows for name in row))
+    with written_aside(path) as aside, aside.open("w", encoding="utf-8-sig", newline="") as file:
+        table = csv.DictWriter(file, fields, restval="")
+        table.writeheader()
+        for row in rows:
+            table.writerow({name: _cell(value) for name, value in row.items()})
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which then takes its place; after an error it is gone.
+
+    Raises InputError when the system does not let us write.
+    """
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with aside.open("wb") as file:
-            for row in rows:
-                file.write(_encode(row) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        yield aside
         aside.replace(path)
     except OSError as problem:
         raise InputError(f"cannot write {path}: {problem.strerror}") from problem

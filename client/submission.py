@@ -4,13 +4,11 @@ python client/submission.py --test test.json --predictions P --output test_predi
 """
 
 import argparse
-import os
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -18,10 +16,10 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
 from client import post_generate_process
 from client.errors import ClientError, InputError
 from client.post_generate_process import FIELDS, RowError, read_rows
+from client.rows import Row, written_aside
 
 PREDICTIONS, SCRIPT = "test_predictions.json", "post_generate_process.py"
 PROBLEMS_SHOWN = 20
-Row = dict[str, Any]
 
 
 def pack(test: Path, predictions: Path, output: Path) -> int:
@@ -68,18 +66,11 @@ def _problems(wanted: list[Row], answered: list[Row], test: Path) -> Iterator[st
 
 def _write(path: Path, content: dict[str, bytes]) -> None:
     """All of the zip or none; the same content gives the same bytes."""
-    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with zipfile.ZipFile(aside, "w") as archive:
-            for name, data in content.items():
-                entry = zipfile.ZipInfo(name)  # dated 1980
-                entry.external_attr = 0o644 << 16
-                archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
-        aside.replace(path)
-    except OSError as problem:
-        raise InputError(f"cannot write {path}: {problem.strerror}") from problem
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_aside(path) as aside, zipfile.ZipFile(aside, "w") as archive:
+        for name, data in content.items():
+            entry = zipfile.ZipInfo(name)  # dated 1980
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
