@@ -22,8 +22,15 @@ def register() -> None:
         "PrefixLlamaForCausalLM", "service.models.prefix_llama:PrefixLlamaForCausalLM"
     )
     if current_platform.is_cpu():
-        import service.models.rms_norm  # noqa: F401
+        be_fast_on_a_cpu()
 
-        # vLLM asks the platform for the name of the class; there is no other place for another
-        lora = classmethod(lambda _: "service.models.grouped_lora.GroupedLoRA")
-        type(current_platform).get_punica_wrapper = lora
+
+def be_fast_on_a_cpu() -> None:
+    """Put our norm and our LoRA in the place of vLLM's."""
+    from vllm.platforms import current_platform
+
+    import service.models.rms_norm  # noqa: F401
+
+    # vLLM asks the platform for the name of the class; there is no other place for another
+    lora = classmethod(lambda _: "service.models.grouped_lora.GroupedLoRA")
+    type(current_platform).get_punica_wrapper = lora

@@ -9,7 +9,7 @@ from vllm.lora.punica_wrapper import get_punica_wrapper
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
-from service.models import register
+from service.models import be_fast_on_a_cpu
 from service.models.grouped_lora import GroupedLoRA
 
 pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="LoRA of CPUs")
@@ -19,7 +19,7 @@ ADAPTERS = [12, 11, None, None]  # by slot; the last one is kept free, as engine
 
 def both(rows: list[int], requests: list[int]) -> tuple[GroupedLoRA, PunicaWrapperCPU]:
     """Ours and vLLM's, told which adapter each row of the step and each request asks for."""
-    register()
+    be_fast_on_a_cpu()
     room = {"max_num_batched_tokens": 64, "max_batches": 16, "device": "cpu"}
     ours, theirs = get_punica_wrapper(**room), PunicaWrapperCPU(**room)
     assert isinstance(ours, GroupedLoRA)
