@@ -1,5 +1,7 @@
 """LoRA by groups of rows against vLLM's own way, which gathers the weights for every token."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -34,6 +36,18 @@ def stacked(*shape: int) -> torch.Tensor:
     weights = torch.zeros(SLOTS, 1, *shape)
     weights[:2].normal_()
     return weights
+
+
+def test_the_plugin_puts_ours_in_place() -> None:
+    """In a process of its own: in the tests' own, training has a ChatGLM-6B of its own."""
+    code = (
+        "import service.models; service.models.register()\n"
+        "from vllm.platforms import current_platform\n"
+        "from vllm.model_executor.custom_op import op_registry_oot\n"
+        "print(current_platform.get_punica_wrapper(), op_registry_oot['RMSNorm'].__name__)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.split()[-2:] == ["service.models.grouped_lora.GroupedLoRA", "OnePassRMSNorm"]
 
 
 MIXES = pytest.mark.parametrize(

@@ -47,3 +47,19 @@ def test_what_is_kept_for_the_next_step_is_given_back_in_the_end(
     at_once, later = given_back(keeping)
     assert abs(at_once) < 20
     assert later > 150
+
+
+@pytest.mark.parametrize(("keeps", "threads"), [(True, 2), (False, 1)])
+def test_a_process_of_the_engine_gives_back_what_it_keeps(
+    keeps: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread watches the parent; the other gives back."""
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    monkeypatch.setattr(os, "environ", usual)
+    if keeps:
+        keep_freed_memory()
+    code = "from tests.service.spawned import threads_of_plugin; print(threads_of_plugin())"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=usual, check=True, capture_output=True, text=True
+    )
+    assert int(run.stdout) == threads
