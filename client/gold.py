@@ -26,7 +26,7 @@ def read_gold(path: Path) -> Gold:
             content = results(read_rows(path), "head")
         except RowError as problem:
             raise InputError(str(problem)) from problem
-        if not any(answer for task in content.values() for answer in map(_stated, task)):
+        if not any(one["answer"] for answers in content.values() for one in answers):
             raise InputError(f"{path}: every target is empty; a test set has no gold answers")
     gold = {
         task: {one["sample_id"]: one["answer"] for one in answers}
@@ -35,10 +35,6 @@ def read_gold(path: Path) -> Gold:
     }
     _refuse_empty_labels(gold, path)
     return gold
-
-
-def _stated(sample: dict[str, Any]) -> Any:
-    return sample["answer"]
 
 
 def _structured_file(path: Path) -> dict[str, list[dict[str, Any]]] | None:

@@ -49,11 +49,13 @@ def lenient(row: Row, converter: str) -> tuple[Answer, list[str]]:
         return answer, ["empty"]
     causes = []
     for cause, mend in MENDINGS.items():
-        mended = row | {"target": mend(row)}
-        other = structured(mended, converter)
-        if other != answer:
-            causes.append(cause)
-        row, answer = mended, other
+        text = mend(row)
+        if text != row["target"]:
+            row = row | {"target": text}
+            other = structured(row, converter)
+            if other != answer:
+                causes.append(cause)
+            answer = other
     if _is_unknown(row, answer):
         causes.append("unknown label")
     elif not answer and _says_nothing(row):

@@ -15,7 +15,7 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
 from client.errors import ClientError, InputError
 from client.journal import read_header
 from client.prediction import journal_of
-from client.rows import Row, read_rows, write_rows
+from client.rows import Row, read_rows, refuse_overwriting, write_rows
 from client.selection import Selection
 
 
@@ -25,6 +25,7 @@ def merge(source: Path, shards: Sequence[Path], output: Path) -> int:
     The shards may be given in any order. Raises InputError, and writes nothing, when one is
     missing, fits no part of the input, or was made with another model or other parameters.
     """
+    refuse_overwriting(output, source, *shards)
     _refuse_different_runs(shards)
     rows = read_rows(source).rows
     merged: list[Row | None] = [None] * len(rows)
@@ -58,18 +59,15 @@ def _question(row: Row) -> Row:
 
 def _refuse_different_runs(shards: Sequence[Path]) -> None:
     """Of the shards whose journals are there: all were begun with the same facts."""
-    first: tuple[Path, object] | None = None
-    for path in shards:
-        header = read_header(journal_of(path))
-        if header is None:
-            continue
-        if first is not None and first[1] != header:
-            told = " and ".join(json.dumps(each, ensure_ascii=False) for each in (first[1], header))
+    headers = {path: read_header(journal_of(path)) for path in shards}
+    known = [(path, header) for path, header in headers.items() if header is not None]
+    for path, header in known[1:]:
+        if header != known[0][1]:
+            told = [json.dumps(each, ensure_ascii=False) for each in (known[0][1], header)]
             raise InputError(
-                f"{first[0]} and {path} are of different runs, by their journals: {told}. "
-                "Predict one of them again"
+                f"{known[0][0]} and {path} are of different runs, by their journals: "
+                f"{' and '.join(told)}. Predict one of them again"
             )
-        first = first or (path, header)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,10 +25,6 @@ class Metric(NamedTuple):
     name: str  # of that score
     is_label: bool = False
 
-    def scores(self, gold: Iterable[Any], predicted: Iterable[Any]) -> Scores:
-        """Of all samples, which are in the same order in both."""
-        return self.total([self.sample(*pair) for pair in zip(gold, predicted, strict=True)])
-
 
 def _item_counts(gold: list[Any], predicted: list[Any]) -> tuple[int, int, int]:
     """How many items are common, stated and wanted; an item that comes twice counts once."""

@@ -225,6 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--converter", choices=CONVERTERS, default="head")
     options = parser.parse_args(arguments)
     try:
+        if options.results.resolve() == options.predictions.resolve():
+            raise RowError(f"{options.results} holds the predictions: name another file")
         found = results(read_rows(options.predictions), options.converter)
         text = json.dumps(found, ensure_ascii=False, indent=2) + "\n"
         options.results.write_text(text, encoding="utf-8")

@@ -10,12 +10,21 @@ from typing import Any
 
 from client.adapters import AdapterBy
 from client.api import Api, first_ready
-from client.dispatch import Dispatch, Pace, Questions
+from client.dispatch import Dispatch, Questions
 from client.errors import InputError, RefusedError, ServerGoneError, TransientError
 from client.journal import Entry, Journal, open_journal
 from client.progress import Progress
-from client.rows import Row, RowFile, read_rows, row_name, write_csv, write_rows
+from client.rows import (
+    Row,
+    RowFile,
+    read_rows,
+    refuse_overwriting,
+    row_name,
+    write_csv,
+    write_rows,
+)
 from client.selection import Selection
+from client.window import Pace
 
 DEMO_INPUT = Path("build/demo/data/test.json")
 
@@ -84,8 +93,9 @@ def predict(job: Job) -> dict[str, str]:
 def _read_input(job: Job) -> RowFile:
     if job.input == DEMO_INPUT and not job.input.exists():
         raise InputError(f"{job.input} is not there: make it with `make demo`, or give --input")
-    if job.output.resolve() == job.input.resolve() or job.output.is_dir():
-        raise InputError(f"--output {job.output} is the input or a folder: name another file")
+    refuse_overwriting(job.output, job.input)
+    if job.csv:
+        refuse_overwriting(job.csv, job.input, job.output, job.journal)
     return read_rows(job.input, job.prompt_column)
 
 
@@ -117,7 +127,8 @@ async def _ask(
     async with AsyncExitStack() as stack:
         apis = [await stack.enter_async_context(_api(job, url)) for url in job.urls]
         if not questions.prompts:
-            await _notice_other_model(apis[0], journal)
+            for api in apis:
+                await _notice_other_model(api, journal)
             return {}
         try:
             model = await first_ready(apis, job.pace.model_wait, progress.note)

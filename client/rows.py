@@ -51,6 +51,12 @@ def row_name(row: Row, index: int) -> str:
     return str(row["sample_id"]) if "sample_id" in row else f"row {index + 1}"
 
 
+def refuse_overwriting(output: Path, *read: Path) -> None:
+    """Raise InputError where writing `output` would replace a folder or a file that is read."""
+    if output.is_dir() or output.resolve() in {path.resolve() for path in read}:
+        raise InputError(f"{output} is an input or a folder: name another file to write")
+
+
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write JSON lines: a reader sees all of the file or none of it."""
     with written_aside(path) as aside, aside.open("wb") as file:

@@ -16,12 +16,12 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from client.bootstrap import LEVEL, RESAMPLES, interval, resampled
-from client.errors import ClientError, InputError
+from client.errors import ClientError
 from client.gold import Gold, read_gold, read_predictions
 from client.leniency import lenient
 from client.metrics import METRICS
 from client.post_generate_process import CONVERTERS, structured
-from client.rows import Row
+from client.rows import Row, refuse_overwriting, written_aside
 
 TASKS = 16  # of the benchmark; a mean over fewer is not its overall score
 
@@ -56,7 +56,7 @@ def score(
         }
         draws = resampled(statistics, seed)
         result = _scores(statistics, draws)
-        _add_leniency(result, gold, rows, converter)
+        _add_leniency(result, statistics, gold, rows, converter)
         if found:
             _compare(result, found[0], draws, baseline)
         else:
@@ -85,15 +85,20 @@ def _scores(statistics: dict[str, list[Any]], draws: dict[str, list[float]]) -> 
 
 
 def _add_leniency(
-    result: dict[str, Any], gold: Gold, rows: dict[str, list[Row]], converter: str
+    result: dict[str, Any],
+    statistics: dict[str, list[Any]],
+    gold: Gold,
+    rows: dict[str, list[Row]],
+    converter: str,
 ) -> None:
     total = Counter[str]()
     for task, scores in result["tasks"].items():
-        failures, samples, metric = Counter[str](), [], METRICS[task]
-        for right, row in zip(gold[task].values(), rows[task], strict=True):
+        failures, samples, metric = Counter[str](), [*statistics[task]], METRICS[task]
+        for index, (right, row) in enumerate(zip(gold[task].values(), rows[task], strict=True)):
             answer, causes = lenient(row, converter)
             failures.update(causes)
-            samples.append(metric.sample(right, answer))
+            if causes:
+                samples[index] = metric.sample(right, answer)
         scores["lenient"] = metric.total(samples)[metric.main]
         scores["failures"] = dict(failures.most_common())
         total += failures
@@ -124,7 +129,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     ]
     rows = sum(task["rows"] for task in first.values())
     overall = [result | {"score": result["overall"]} for result in results]
-    label = "overall" if len({*first} - {"CMeIE-V2"}) >= TASKS else f"mean of {len(first)} tasks"
+    label = "overall" if len(first) >= TASKS else f"mean of {len(first)} tasks"
     return "\n".join([*lines, _line(label, "", rows, overall)])
 
 
@@ -161,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         results = score(options.gold, paths, converter=options.converter, seed=options.seed)
         if options.json:
+            refuse_overwriting(options.json, options.gold, *paths)
             _write_json(options.json, results)
     except ClientError as problem:
         print(f"error: {problem}", file=sys.stderr)
@@ -175,10 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _write_json(path: Path, results: Sequence[dict[str, Any]]) -> None:
     content = results[0] if len(results) == 1 else {**results[0], "compare": results[1]}
-    try:
-        path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    except OSError as problem:
-        raise InputError(f"cannot write {path}: {problem.strerror}") from problem
+    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
 from client import post_generate_process
 from client.errors import ClientError, InputError
 from client.post_generate_process import FIELDS, RowError, read_rows
-from client.rows import Row, written_aside
+from client.rows import Row, refuse_overwriting, written_aside
 
 PREDICTIONS, SCRIPT = "test_predictions.json", "post_generate_process.py"
 PROBLEMS_SHOWN = 20
@@ -28,6 +28,7 @@ def pack(test: Path, predictions: Path, output: Path) -> int:
     It holds the predictions byte for byte and the script that makes results.json of them. Raises
     InputError with everything that is against the rules; then nothing is written.
     """
+    refuse_overwriting(output, test, predictions)
     try:
         wanted, answered = [*read_rows(test)], [*read_rows(predictions)]
     except RowError as problem:

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,5 +30,8 @@ def test_the_prompt_may_have_another_field_and_the_rows_may_be_a_table(
         assert [*csv.DictReader(file)] == [
             {**row, "tags": f"[{index}]", "note": ""} for index, row in enumerate(answered)
         ]
+    for taken in (path, other.output, other.journal):
+        with pytest.raises(InputError, match="is an input or a folder"):
+            predict(replace(other, csv=taken))
     with pytest.raises(InputError, match='the field "input" is missing'):
         predict(job(input=path))

@@ -103,6 +103,16 @@ def test_a_bad_row_is_told_and_nothing_is_written(
     assert not out.exists()
 
 
+def test_the_results_never_replace_the_predictions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictions = tmp_path / "predictions.json"
+    predictions.write_text(json.dumps(STS))
+    assert main([str(predictions), str(predictions)]) == 2
+    assert "holds the predictions" in capsys.readouterr().err
+    assert json.loads(predictions.read_text()) == STS
+
+
 def test_a_file_that_is_not_there_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,6 +108,24 @@ def test_a_mean_over_fewer_tasks_is_not_called_overall(
     assert "\nmean of 4 tasks " in capsys.readouterr().out
 
 
+def test_under_either_name_of_the_relation_task_sixteen_are_overall(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renamed = tmp_path / "renamed.json"
+    renamed.write_text(PERFECT.read_text("utf-8").replace('"CMeIE"', '"CMeIE-V2"'), "utf-8")
+    assert main(["--gold", str(renamed), "--predictions", str(renamed)]) == 0
+    assert "\noverall " in capsys.readouterr().out
+
+
+def test_the_json_never_replaces_what_was_read(
+    gold: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = gold.read_bytes()
+    assert main(["--gold", str(gold), "--predictions", str(gold), "--json", str(gold)]) == 2
+    assert "is an input or a folder" in capsys.readouterr().err
+    assert gold.read_bytes() == before
+
+
 def test_the_relation_task_has_two_names(tmp_path: Path) -> None:
     target = "具有治疗关系的头尾实体对如下：头实体为甲，尾实体为乙。"
     gold = put(tmp_path / "gold.json", ("1", "CMeIE", target))

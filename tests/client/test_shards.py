@@ -102,6 +102,14 @@ def test_shards_that_make_no_whole_are_refused(
     assert not (tmp_path / "whole.json").exists()
 
 
+def test_a_merge_never_replaces_what_it_reads(shards: list[Path], tmp_path: Path) -> None:
+    whole = tmp_path / "test.json"
+    for output in (whole, shards[0]):
+        before = output.read_bytes()
+        assert merge(["--input", str(whole), "--output", str(output), *map(str, shards)]) == 2
+        assert output.read_bytes() == before
+
+
 def test_shards_of_different_models_are_refused(
     shards: list[Path], tmp_path: Path, stub: Stub, capsys: pytest.CaptureFixture[str]
 ) -> None:

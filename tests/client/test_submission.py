@@ -95,6 +95,13 @@ def test_what_is_against_the_rules_is_told_and_no_zip_is_written(
     assert not [path for path in tmp_path.iterdir() if "zip" in path.name]
 
 
+def test_the_zip_never_replaces_the_predictions(answered: Rows, tmp_path: Path) -> None:
+    path = str(write(tmp_path / "a.json", answered))
+    before = Path(path).read_bytes()
+    assert main(["--test", path, "--predictions", path, "--output", path]) == 2
+    assert Path(path).read_bytes() == before
+
+
 def test_a_folder_that_is_not_there_is_told(
     answered: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
