@@ -139,7 +139,11 @@ def _authorization(api_key: str | None) -> dict[str, str]:
 
 def _transient(problem: httpx.RequestError) -> TransientError:
     never_sent = isinstance(problem, httpx.ConnectError | httpx.ConnectTimeout)
-    return TransientError(f"{problem or type(problem).__name__}", counts=not never_sent)
+    return TransientError(
+        f"{problem or type(problem).__name__}",
+        counts=not never_sent,
+        overloaded=isinstance(problem, httpx.ReadTimeout),
+    )
 
 
 async def _raise_unless_ok(response: httpx.Response) -> None:
@@ -148,9 +152,14 @@ async def _raise_unless_ok(response: httpx.Response) -> None:
     await response.aread()
     message = f"{response.url} answered {response.status_code}: {_reason(response)}"
     if response.status_code in (429, 503):
-        raise TransientError(message, retry_after=_retry_after(response), counts=False)
+        raise TransientError(
+            message,
+            retry_after=_retry_after(response),
+            counts=False,
+            overloaded=response.status_code == 429,
+        )
     if response.status_code >= 500:
-        raise TransientError(message)
+        raise TransientError(message, overloaded=response.status_code == 504)
     raise RefusedError(message)
 
 

@@ -5,13 +5,14 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from client.api import Api
 from client.errors import JournalError, ServerGoneError, TransientError
 from client.events import Item
 from client.progress import Progress
+from client.window import Pace, Ticket, Window
 
 # How often one row may be part of a failed try before it is given up.
 _TRIES = 8
@@ -19,27 +20,12 @@ _LONGEST_BACK_OFF_S = 30.0
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How much to ask at once, and for how many seconds to wait for a server that is away.
-
-    vLLM runs 256 rows at once by default. With 32 x 10 some more wait there, and take the places of
-    finished ones without a gap. Many short lists keep it fuller than a few long ones: a connection
-    sends its next list only when the slowest row of the last one is done. `connections` are to each
-    server.
-    """
-
-    batch_size: int = 32
-    connections: int = 10
-    model_wait: float = 1800.0
-
-
-@dataclass(frozen=True)
 class Questions:
     """What to ask, by row index: prompts, what goes with all of them, adapters of their own."""
 
     prompts: Mapping[int, str]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    adapters: Mapping[int, str] = field(default_factory=dict)
+    parameters: Mapping[str, Any]
+    adapters: Mapping[int, str]
 
     def adapter(self, row: int) -> str:
         """The row's own adapter; "" without."""
@@ -68,7 +54,7 @@ class Dispatch:
         self._tries: Counter[int] = Counter()
         self._given_up: dict[int, str] = {}
         self._unsettled = len(self._waiting)
-        self._news = asyncio.Event()  # rows wait again, or all are settled
+        self._news = asyncio.Event()  # rows wait again, a list has ended, or all are settled
         self._settled = asyncio.Event()
         self._away: set[asyncio.Task[Any]] = set()
         self._last_answer = 0.0
@@ -97,19 +83,24 @@ class Dispatch:
     async def _use(self, api: Api) -> None:
         with self._waiting_for_a_server():
             await self._recover(api, "it was not there yet")
-        recovering = asyncio.Lock()
+        recovering, window = asyncio.Lock(), Window(self._pace)
         async with asyncio.TaskGroup() as group:
             for _ in range(self._pace.connections):
-                group.create_task(self._work(api, recovering))
+                group.create_task(self._work(api, window, recovering))
 
-    async def _work(self, api: Api, recovering: asyncio.Lock) -> None:
+    async def _work(self, api: Api, window: Window, recovering: asyncio.Lock) -> None:
         failures = 0
-        while batch := await self._take():
+        while batch := await self._take(window):
             try:
-                await self._send(api, batch)
+                with self._within(window, len(batch)) as ticket:
+                    began = _now()
+                    await self._send(api, batch)
+                    window.answered(ticket, _now() - began)
                 failures = 0
             except TransientError as problem:
                 failures += 1
+                if problem.overloaded:
+                    window.overloaded(ticket)
                 with self._waiting_for_a_server():
                     await self._back_off(problem, failures)
                     async with recovering:
@@ -126,13 +117,23 @@ class Dispatch:
         finally:
             self._away.discard(task)
 
-    async def _take(self) -> list[int]:
+    @contextmanager
+    def _within(self, window: Window, rows: int) -> Iterator[Ticket]:
+        """A list of so many rows is under way; at its end others may have its room."""
+        ticket = window.enter(rows)
+        try:
+            yield ticket
+        finally:
+            window.leave(ticket)
+            self._news.set()
+
+    async def _take(self, window: Window) -> list[int]:
         """The next list, of rows of one adapter; it waits for one. Empty when all are settled."""
-        while not self._waiting and self._unsettled:
+        while self._unsettled and not (self._waiting and window.room):
             self._news.clear()
             await self._news.wait()
-        adapter, batch = self._questions.adapter, list[int]()
-        while self._waiting and len(batch) < self._pace.batch_size:
+        adapter, batch, most = self._questions.adapter, list[int](), window.room
+        while self._waiting and len(batch) < most:
             if batch and adapter(self._waiting[0]) != adapter(batch[0]):
                 break
             batch.append(self._waiting.popleft())
@@ -140,7 +141,7 @@ class Dispatch:
 
     async def _send(self, api: Api, batch: list[int]) -> None:
         """Send one list; what it leaves unsettled waits again, and the last reason is raised."""
-        unsettled = dict(enumerate(batch))
+        began, unsettled = _now(), dict(enumerate(batch))
         problems: dict[int, TransientError] = {}
         last = TransientError("the server left rows of a list unanswered")
         prompts = [self._questions.prompts[row] for row in batch]
@@ -153,7 +154,8 @@ class Dispatch:
                     if item.problem is not None:
                         last = problems[unsettled[item.index]] = item.problem
                     else:
-                        self._settle(api, unsettled.pop(item.index), item)
+                        row = unsettled.pop(item.index)
+                        self._settle(api, row, item, seconds=_now() - began)
         except TransientError as problem:
             last = problem
         for row in reversed(unsettled.values()):
@@ -161,7 +163,7 @@ class Dispatch:
         if unsettled:
             raise last
 
-    def _settle(self, api: Api, row: int, item: Item) -> None:
+    def _settle(self, api: Api, row: int, item: Item, *, seconds: float) -> None:
         self._last_answer = _now()
         self._refuse_other(api, item.model or self._model)
         if item.refusal is not None:
@@ -173,6 +175,7 @@ class Dispatch:
                     "generated_text": item.text,
                     "finish_reason": item.finish_reason,
                     "usage": item.usage,
+                    "seconds": round(seconds, 3),
                 }
             )
             self._progress.row(item.finish_reason, item.tokens)

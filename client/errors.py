@@ -26,11 +26,18 @@ class TransientError(ClientError):
 
     `retry_after` is the server's own wish in seconds. `counts` says whether the try is held
     against the rows it carried; a server that is busy or still loading is not their fault.
+    `overloaded` says that the server had too much to do: it should be asked less at a time.
     """
 
     def __init__(
-        self, message: str, *, retry_after: float | None = None, counts: bool = True
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        counts: bool = True,
+        overloaded: bool = False,
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.counts = counts
+        self.overloaded = overloaded

@@ -10,6 +10,8 @@ from client.errors import TransientError
 # The error types of an item that may succeed when asked again, and those that only say "busy".
 _BUSY = frozenset({"unavailable", "overloaded", "rate_limited"})
 _RETRYABLE = _BUSY | {"internal_error", "timeout"}
+# Those that say "less at a time".
+_OVERLOADED = frozenset({"overloaded", "rate_limited", "timeout"})
 # vLLM ends a request so when the engine drains or fails: the text is not the whole answer.
 _UNFINISHED = frozenset({"abort", "error"})
 
@@ -71,7 +73,10 @@ def _failed_item(index: int, error: dict[str, Any]) -> Item:
     message = describe(error)
     error_type = error.get("error_type")
     if error_type in _RETRYABLE:
-        return Item(index, problem=TransientError(message, counts=error_type not in _BUSY))
+        problem = TransientError(
+            message, counts=error_type not in _BUSY, overloaded=error_type in _OVERLOADED
+        )
+        return Item(index, problem=problem)
     return Item(index, refusal=message)
 
 

@@ -6,22 +6,21 @@ Finished rows are journaled at once: after a crash the same command goes on wher
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from client.adapters import AdapterBy
-from client.dispatch import Pace
-from client.errors import ClientError, InputError
+from client.errors import ClientError
+from client.parameters import read_parameters
 from client.prediction import DEMO_INPUT, Job, predict
 from client.selection import Selection
+from client.window import Pace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,25 +69,14 @@ def _job(options: argparse.Namespace) -> Job:
         prompt_column=options.prompt_column,
         csv=options.csv,
         output=options.output,
-        parameters=_parameters(options.parameters, options.adapter),
-        pace=Pace(options.batch_size, options.connections, options.model_wait),
+        parameters=read_parameters(options.parameters, options.adapter),
+        pace=Pace(options.batch_size, options.connections, options.model_wait, options.latency),
         timeout=options.timeout,
         api_key=getattr(options, "api_key", os.environ.get("MERGELINE_API_KEY")),
         restart=options.restart,
         adapter_by=AdapterBy.parse(options.adapter_by) if options.adapter_by else None,
         selection=Selection(tuple(options.tasks), options.shard, options.limit),
     )
-
-
-def _parameters(text: str, adapter: str | None) -> dict[str, Any]:
-    try:
-        parameters = json.loads(text)
-        json.dumps(parameters, ensure_ascii=False, allow_nan=False).encode("utf-8")
-    except ValueError as problem:
-        raise InputError(f"--parameters is not JSON: {problem}") from None
-    if not isinstance(parameters, dict):
-        raise InputError('--parameters: expected an object like {"max_tokens": 64}')
-    return parameters | ({"adapter": adapter} if adapter else {})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,12 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--prompt-column", metavar="FIELD", default=Job.prompt_column, help="the field to ask")
     add("--output", type=Path, default=Job.output, help="the same rows with `target` filled")
     add("--csv", type=Path, default=None, metavar="FILE", help="write them as a table, too")
-    add("--parameters", default="{}", metavar="JSON", help="sampling parameters of every request")
+    add("--parameters", default="{}", metavar="JSON|FILE",
+        help="of every request: an object, or a file of JSON or YAML")  # fmt: skip
     one = parser.add_mutually_exclusive_group().add_argument
     one("--adapter", metavar="NAME", default=None, help="which adapter the server applies")
     one("--adapter-by", metavar="FIELD=RULES", default=None, help="one by task: task_dataset=ad-{}")
     add("--batch-size", type=_count, default=pace.batch_size, help="prompts a request")
     add("--connections", type=_count, default=pace.connections, help="requests at a time")
+    add("--latency", type=_seconds, default=pace.latency,
+        help="ask less at a time while lists take longer (s)")  # fmt: skip
     add("--timeout", type=_seconds, default=Job.timeout, help="longest silence of an answer (s)")
     add("--model-wait", type=_seconds, default=pace.model_wait, help="wait for the server (s)")
     add("--tasks", nargs="+", default=(), metavar="TASK", help="only these values of task_dataset")

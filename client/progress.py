@@ -2,6 +2,7 @@
 
 import sys
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -37,10 +38,12 @@ class Progress:
         self.tokens += tokens
         self.cut += finish_reason == "length"
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{self._speed()}, {self.retries} retries", refresh=False)
+            speed = f"{self._tokens_a_second():.0f} tokens/s, {self.retries} retries"
+            self._bar.set_postfix_str(speed, refresh=False)
             self._bar.update()
         elif time.monotonic() - self._last_line >= _EVERY_S:
-            self.note(f"{self.done + self.rows}/{self.total} rows, {self._speed()}")
+            rows = self.done + self.rows
+            self.note(f"{rows}/{self.total} rows, {self._speed()}, {self._left()}")
 
     def retry(self, reason: str) -> None:
         """Count one retried request; show a reason now and then, not for each of a storm."""
@@ -63,9 +66,18 @@ class Progress:
         line = f"{self.rows} rows in {seconds:.1f} s: {self._speed()}, {self.retries} retries"
         return f"{line}; {self.cut} answers were cut at max_tokens" if self.cut else line
 
+    def _left(self) -> str:
+        seconds = (self.total - self.done - self.rows) * self._seconds() / self.rows
+        return f"{self.retries} retries, {timedelta(seconds=round(seconds))} left"
+
     def _speed(self) -> str:
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        return f"{self.rows / seconds:.1f} rows/s, {self.tokens / seconds:.0f} tokens/s"
+        return f"{self.rows / self._seconds():.1f} rows/s, {self._tokens_a_second():.0f} tokens/s"
+
+    def _tokens_a_second(self) -> float:
+        return self.tokens / self._seconds()
+
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._began, 1e-9)
 
 
 def _open_bar(total: int, done: int) -> "tqdm[Any]":

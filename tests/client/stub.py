@@ -66,7 +66,10 @@ class Stub:
         self.authorizations: set[str | None] = set()
         self.faults: deque[Fault] = deque()
         self.twist: Twist | None = None
-        self.under_way = 0
+        self.under_way = 0  # connections
+        self.most_under_way: int | None = None  # prompts; a list beyond that is refused
+        self.refused = 0
+        self._prompts = 0
         self._random = random.Random(7)
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -126,6 +129,20 @@ class Stub:
         if isinstance(fault, Refusal):
             _send(writer, fault.status, fault.body, fault.headers)
             return
+        size = len(body["prompt"])
+        if self.most_under_way is not None and self._prompts + size > self.most_under_way:
+            self.refused += 1
+            _send(writer, 429, {"error": "too much"}, {"Retry-After": "0.01"})
+            return
+        self._prompts += size
+        try:
+            await self._answer(body, fault, writer)
+        finally:
+            self._prompts -= size
+
+    async def _answer(
+        self, body: Json, fault: Break | Twist | None, writer: asyncio.StreamWriter
+    ) -> None:
         self.asked += body["prompt"]
         events = [event(index, prompt) for index, prompt in enumerate(body["prompt"])]
         self._random.shuffle(events)

@@ -130,7 +130,8 @@ def test_bad_parameters_end_with_2_and_the_servers_words(start: Start, stub: Stu
     [
         (["--parameters", "{"], "--parameters is not JSON"),
         (["--parameters", "[1]"], "--parameters: expected an object"),
-        (["--parameters", '{"temperature": NaN}'], "--parameters is not JSON"),
+        (["--parameters", '{"temperature": NaN}'], "--parameters cannot be sent as JSON"),
+        (["--parameters", "none.yaml"], "--parameters none.yaml: No such file or directory"),
         (["--url", "localhost:8000"], "expected something like http://localhost:8000"),
         (["--batch-size", "0"], "expected a whole number from 1"),
         (["--timeout", "soon"], "expected a number of seconds"),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from client.dispatch import Pace
 from client.errors import ClientError, InputError, JournalError, RefusedError
 from client.prediction import Job, predict
+from client.window import Pace
 from tests.client.conftest import FAST, read_output, rows
 from tests.client.stub import Break, Fault, Json, Refusal, Stub, answer_to, event, failure, running
 
@@ -198,7 +198,7 @@ def test_an_output_without_journal_is_not_overwritten_unasked(job: MakeJob) -> N
 
 
 def test_the_input_is_never_the_output(job: MakeJob) -> None:
-    with pytest.raises(InputError, match="name another file"):
+    with pytest.raises(InputError, match="name another file to write"):
         predict(job(output=job().input))
 
 

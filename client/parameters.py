@@ -1,0 +1,44 @@
+"""The sampling parameters that go with every request: as text, or from a file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from client.errors import InputError
+
+EXPECTED = 'expected an object like {"max_tokens": 64}, or a file of JSON or YAML that holds one'
+
+
+def read_parameters(text: str, adapter: str | None = None) -> dict[str, Any]:
+    """The object that `text` is or names, with `adapter` in it. Raises InputError."""
+    if text.lstrip().startswith(("{", "[")):
+        parameters, where = _json(text), "--parameters"
+    else:
+        parameters, where = _file(Path(text)), f"--parameters {text}"
+    if not isinstance(parameters, dict):
+        raise InputError(f"{where}: {EXPECTED}")
+    try:
+        json.dumps(parameters, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (ValueError, TypeError) as problem:
+        raise InputError(f"{where} cannot be sent as JSON: {problem}") from None
+    return parameters | ({"adapter": adapter} if adapter else {})
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as problem:
+        raise InputError(f"--parameters is not JSON: {problem}") from None
+
+
+def _file(path: Path) -> Any:
+    """JSON is YAML, too."""
+    import yaml  # only where it is used: a run without such a file starts faster
+
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except OSError as problem:
+        raise InputError(f"--parameters {path}: {problem.strerror}; {EXPECTED}") from None
+    except yaml.YAMLError as problem:
+        told = " ".join(str(problem).split())
+        raise InputError(f"--parameters {path} is neither JSON nor YAML: {told}") from None
