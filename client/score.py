@@ -129,8 +129,13 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     ]
     rows = sum(task["rows"] for task in first.values())
     overall = [result | {"score": result["overall"]} for result in results]
-    label = "overall" if len(first) >= TASKS else f"mean of {len(first)} tasks"
-    return "\n".join([*lines, _line(label, "", rows, overall)])
+    return "\n".join([*lines, _line(label_of_mean(results[0]), "", rows, overall)])
+
+
+def label_of_mean(result: dict[str, Any]) -> str:
+    """What the mean over the tasks may be called."""
+    tasks = len(result["tasks"])
+    return "overall" if tasks >= TASKS else f"mean of {tasks} tasks"
 
 
 def format_costs(result: dict[str, Any]) -> str:

@@ -1,0 +1,122 @@
+"""What lies behind a score: which rows, labels and items went wrong."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from client.gold import Gold
+from client.metrics import EXTRACTION, METRICS
+from client.post_generate_process import Answer, structured
+from client.rows import Row
+
+RIGHT = 1 - 1e-6  # Rouge's epsilon keeps equal texts a little below 1
+OTHER = "(other)"  # all predicted labels that no gold row has
+KINDS = ("type", "attr", "predicate")  # the field of an item that tells of what kind it is
+
+
+class Sample(NamedTuple):
+    """One row with both answers, and what it scores on its own, 0..1."""
+
+    row: Row
+    gold: Answer
+    predicted: Answer
+    score: float
+
+
+class Confusion(NamedTuple):
+    """How often each gold label was answered by which; `counts` by (gold, predicted)."""
+
+    gold: list[str]
+    predicted: list[str]
+    counts: Counter[tuple[str, str]]
+
+
+class ItemError(NamedTuple):
+    """An item that a sample should have and has not, or has and should not."""
+
+    sample_id: str
+    item: dict[str, Any]
+
+
+def analysed(gold: Gold, rows: dict[str, list[Row]], converter: str) -> dict[str, list[Sample]]:
+    """Every sample of each task, in the order of the gold file."""
+    return {
+        task: [
+            _sample(task, right, row, structured(row, converter))
+            for right, row in zip(answers.values(), rows[task], strict=True)
+        ]
+        for task, answers in gold.items()
+    }
+
+
+def _sample(task: str, gold: Answer, row: Row, predicted: Answer) -> Sample:
+    """A list that is rightly empty is right, though its F1 is 0 by the metric's rule."""
+    metric = METRICS[task]
+    score = metric.total([metric.sample(gold, predicted)])[metric.main]
+    nothing_there = metric is EXTRACTION and not gold and not predicted
+    return Sample(row, gold, predicted, 1.0 if nothing_there else score)
+
+
+def worst(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Those that score lowest and are not right; of alike ones the first of the file."""
+    ranked = sorted(samples, key=lambda one: one.score)
+    return [each for each in ranked if each.score < RIGHT][:count]
+
+
+def confusion(samples: Sequence[Sample]) -> Confusion:
+    """Of a task of labels; labels by how many gold rows have them."""
+    wanted = Counter(each.gold for each in samples)
+    gold = [label for label, _ in wanted.most_common()]
+    pairs = Counter(
+        (each.gold, each.predicted if each.predicted in wanted else OTHER) for each in samples
+    )
+    predicted = gold + ([OTHER] if any(made == OTHER for _, made in pairs) else [])
+    return Confusion(gold, predicted, pairs)
+
+
+def item_errors(samples: Sequence[Sample]) -> tuple[list[ItemError], list[ItemError]]:
+    """The missed and the spurious items of a task of lists, each once a sample."""
+    missed, spurious = [], []
+    for each in samples:
+        name = each.row["sample_id"]
+        missed += [ItemError(name, item) for item in _without(each.gold, each.predicted)]
+        spurious += [ItemError(name, item) for item in _without(each.predicted, each.gold)]
+    return missed, spurious
+
+
+def by_kind(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """Precision, recall and F1 of the items of each kind, and how many are wanted.
+
+    The most frequent first. Empty where a task's items are of one kind, or have none.
+    """
+    total = EXTRACTION.total
+    found = dict[str, list[tuple[int, int, int]]]()
+    for each in samples:
+        kinds = {kind for item in (*each.gold, *each.predicted) if (kind := _kind(item))}
+        for kind in kinds:
+            pair = ([*_of_kind(answer, kind)] for answer in (each.gold, each.predicted))
+            found.setdefault(kind, []).append(EXTRACTION.sample(*pair))
+    if len(found) < 2:
+        return {}
+    wanted = {kind: sum(counts[2] for counts in each) for kind, each in found.items()}
+    return {
+        kind: {"wanted": wanted[kind], **total(found[kind])}
+        for kind in sorted(found, key=lambda kind: (-wanted[kind], kind))
+    }
+
+
+def _of_kind(answer: list[dict[str, Any]], kind: str) -> Iterator[dict[str, Any]]:
+    return (item for item in answer if _kind(item) == kind)
+
+
+def _kind(item: dict[str, Any]) -> str:
+    return next((str(item[name]) for name in KINDS if name in item), "")
+
+
+def _without(items: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The metric counts an item that comes twice once, and so do we."""
+    kept: list[dict[str, Any]] = []
+    for item in items:
+        if item not in others and item not in kept:
+            kept.append(item)
+    return kept

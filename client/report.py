@@ -1,0 +1,98 @@
+"""One HTML file that shows what a model's predictions score, and where they go wrong.
+
+    python client/report.py --gold dev.json --predictions dev_predictions.json --output report.html
+
+It needs nothing beside it: no network, no script. A journal beside the predictions adds latencies.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from client.analysis import analysed
+from client.errors import ClientError
+from client.gold import read_gold, read_predictions, read_texts
+from client.journal import read_answers, read_header
+from client.markup import Node, document, element
+from client.post_generate_process import CONVERTERS
+from client.prediction import journal_of
+from client.report_scores import Scores, format_costs, plot, summary, table_of_scores
+from client.report_tasks import answers_section, task_section
+from client.rows import refuse_overwriting, written_aside
+from client.score import score
+
+STYLE = Path(__file__).with_name("report.css")
+
+
+def report(
+    gold_path: Path,
+    predictions: Path,
+    output: Path,
+    *,
+    compare: Path | None = None,
+    converter: str = "head",
+    seed: int = 0,
+) -> Scores:
+    """Write the page; return the scores that it shows, as score.score gives them.
+
+    The tasks' details are of `predictions`; of `compare` there are scores and differences. Raises
+    InputError where a file does not fit; then nothing is written.
+    """
+    paths = [path for path in (predictions, compare) if path]
+    refuse_overwriting(output, gold_path, *paths)
+    results = score(gold_path, paths, converter=converter, seed=seed)
+    gold = read_gold(gold_path)
+    samples = analysed(gold, read_predictions(predictions, gold, gold_path), converter)
+    texts = read_texts(gold_path)
+    journal = journal_of(predictions)
+    model = (read_header(journal) or {}).get("model")
+
+    def body() -> Iterator[Node]:
+        yield element("h1", f"{model or predictions.name}: {results[0]['overall']:.2%}")
+        facts = [f"gold {gold_path}", f"predictions {predictions}", f"converter {converter}"]
+        yield element("p", " · ".join(facts), class_="quiet")
+        yield from summary(results)
+        yield from plot(results)
+        yield from table_of_scores(results)
+        yield from format_costs(results[0])
+        yield from answers_section(samples, texts, read_answers(journal))
+        yield element("h2", "Task by task")
+        for task in sorted(samples):
+            yield task_section(task, results[0]["tasks"][task], samples[task], texts)
+
+    title = f"{model or predictions.name} on {gold_path.name}"
+    with written_aside(output) as aside, aside.open("w", encoding="utf-8") as file:
+        file.writelines(document(title, STYLE.read_text("utf-8"), body()))
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write one report; 2 when the files do not fit."""
+    parser = argparse.ArgumentParser(prog="report", description=str(__doc__).partition("\n")[0])
+    add = parser.add_argument
+    add("--gold", type=Path, required=True, help="dev.json with its targets, or structured")
+    add("--predictions", type=Path, required=True, help="the same rows with a model's targets")
+    add("--compare", type=Path, help="another model's predictions: its scores and the difference")
+    add("--output", type=Path, default=Path("report.html"), help="default: %(default)s")
+    add("--converter", choices=CONVERTERS, default="head", help="the official reading of texts")
+    add("--seed", type=int, default=0, help="of the intervals' draws (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        results = report(
+            options.gold, options.predictions, options.output,
+            compare=options.compare, converter=options.converter, seed=options.seed,
+        )  # fmt: skip
+    except ClientError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    shown = " → ".join(f"{each['overall']:.2%}" for each in results)
+    print(f"{options.output}: {shown}, {len(results[0]['tasks'])} tasks")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

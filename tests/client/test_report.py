@@ -1,0 +1,114 @@
+"""The report: true figures, nothing from elsewhere, and no text that could act."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from client.journal import open_journal
+from client.report import main
+from client.score import score
+from tests.paths import SCORING
+
+GOLD = SCORING / "v00_perfect.predictions.jsonl"
+MADE = SCORING / "v08_punct_width.predictions.jsonl"
+NASTY = "</pre></details><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\x00\x1b[31m"
+
+
+class Reader(HTMLParser):
+    """Tags, attributes and texts as a browser would take them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + "\n"
+
+
+def report(tmp_path: Path, predictions: Path, *more: str) -> Reader:
+    output = tmp_path / "report.html"
+    asked = ["--gold", str(GOLD), "--predictions", str(predictions), "--output", str(output)]
+    assert main([*asked, *more]) == 0
+    return Reader(output.read_text("utf-8"))
+
+
+def test_it_shows_the_figures_of_score(tmp_path: Path) -> None:
+    shown = report(tmp_path, MADE).text
+    scores = score(GOLD, [MADE])[0]
+    assert f"{scores['overall']:.2%}" in shown
+    for name, task in scores["tasks"].items():
+        assert f"{name}: {task['score']:.2%} {task['metric']}" in shown
+    assert f"{scores['lenient']:.2%} instead of {scores['overall']:.2%}" in shown
+    assert "half-width punctuation (rows)" in shown
+
+
+def test_a_second_file_stands_beside_the_first(tmp_path: Path) -> None:
+    other = SCORING / "v05_empty_half.predictions.jsonl"
+    shown = report(tmp_path, MADE, "--compare", str(other)).text
+    step = score(GOLD, [MADE, other])[1]["difference"]
+    assert f"{step['score']:+.2%}" in shown
+
+
+def test_what_a_model_says_stays_text(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in GOLD.read_text("utf-8").splitlines()]
+    for row in rows:
+        row["target"] = row["input"] = NASTY
+    nasty = tmp_path / "nasty.json"
+    nasty.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    read = report(tmp_path, nasty)
+    assert "</pre></details><script>alert(1)</script><img src=x onerror=alert(2)>&amp;" in read.text
+    assert not read.tags & {"script", "img", "link", "iframe", "a"}
+    assert read.attributes <= {
+        "charset", "class", "content", "http-equiv", "lang", "name", "scope", "style", "tabindex",
+        "title",
+    }  # fmt: skip
+    assert not re.search("[\x00-\x08\x0b-\x1f]", read.text)
+
+
+def test_nothing_is_loaded_from_anywhere(tmp_path: Path) -> None:
+    report(tmp_path, MADE)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert not re.search(r"https?:|url\(|@import|src=|href=", page)
+    assert "default-src 'none'" in page
+
+
+def test_lengths_and_latencies_come_from_the_journal(tmp_path: Path) -> None:
+    made = tmp_path / "made.json"
+    made.write_bytes(MADE.read_bytes())
+    assert "No journal" in report(tmp_path, made).text
+    with open_journal(made.with_name("made.json.journal")) as journal:
+        journal.begin({"model": "demo-7b"})
+        usage = {"completion_tokens": 7}
+        journal.record({"index": 0, "finish_reason": "length", "usage": usage, "seconds": 1.5})
+    with journal.path.open("a") as file:
+        file.write("torn")
+    shown = report(tmp_path, made).text
+    assert "demo-7b: " in shown
+    assert "median 1.5, 95 % up to 1.5, longest 1.5 s" in shown
+    assert "longest 7 tokens" in shown
+    assert "1 of 1 answers were cut at max_tokens" in shown
+
+
+@pytest.mark.parametrize("output", ["report.html", "made.json", "none/report.html"])
+def test_what_does_not_fit_is_told_and_nothing_is_written(
+    tmp_path: Path, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made.json"
+    content = MADE.read_bytes()
+    before = content.split(b"\n", 1)[1] if output == "report.html" else content  # a row is missing
+    made.write_bytes(before)
+    asked = ["--gold", str(GOLD), "--predictions", str(made), "--output", str(tmp_path / output)]
+    assert main(asked) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["made.json"]
+    assert made.read_bytes() == before
