@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import httpx
 
@@ -15,11 +15,30 @@ _NOTE_EVERY_S = 10.0
 _PROBE_TIMEOUT_S = 10.0
 
 
+class Served(NamedTuple):
+    """A model by its name; the fingerprint of its files tells it from another of that name."""
+
+    model: str
+    fingerprint: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.model} ({self.fingerprint})" if self.fingerprint else self.model
+
+
 class Api:
-    """One server; `timeout` is the longest silence, in seconds, within an answer."""
+    """One server; `timeout` is the longest silence, in seconds, within an answer.
+
+    `transport` takes the place of the network, for an app in the same process.
+    """
 
     def __init__(
-        self, url: str, *, api_key: str | None = None, timeout: float = 600.0, connections: int = 10
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout: float = 600.0,
+        connections: int = 10,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = _check_url(url)
         self._http = httpx.AsyncClient(
@@ -27,6 +46,7 @@ class Api:
             headers=_authorization(api_key),
             timeout=httpx.Timeout(timeout, connect=_PROBE_TIMEOUT_S, pool=None),
             limits=httpx.Limits(max_connections=connections + 1),
+            transport=transport,
         )
 
     async def __aenter__(self) -> Self:
@@ -40,8 +60,8 @@ class Api:
     ) -> None:
         await self._http.aclose()
 
-    async def wait_ready(self, patience: float, note: Callable[[str], None]) -> str:
-        """Poll until the server can answer; return its model's name.
+    async def wait_ready(self, patience: float, note: Callable[[str], None]) -> Served:
+        """Poll until the server can answer; return its model.
 
         `note` hears now and then what is being waited for. Raises ServerGoneError after `patience`
         seconds, RefusedError when the server will never let us in.
@@ -50,7 +70,7 @@ class Api:
         deadline, next_note = clock() + patience, clock()
         while True:
             try:
-                return await self.model()
+                return await self.served()
             except TransientError as problem:
                 reason = str(problem)
             if clock() >= deadline:
@@ -60,13 +80,14 @@ class Api:
                 next_note = clock() + _NOTE_EVERY_S
             await asyncio.sleep(_POLL_S)
 
-    async def model(self) -> str:
+    async def served(self) -> Served:
         """Name the model of a ready server; TransientError while it is not ready."""
         await self._get("/readyz")
         response = await self._get("/info")
         try:
-            return str(response.json()["model"])
-        except (ValueError, LookupError, TypeError):
+            info = response.json()
+            return Served(str(info["model"]), info.get("fingerprint"))
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise RefusedError(
                 f"{response.url} names no model: is this the URL of a mergeline service?"
             ) from None
@@ -100,8 +121,8 @@ class Api:
         return response
 
 
-async def first_ready(apis: Sequence[Api], patience: float, note: Callable[[str], None]) -> str:
-    """Wait for any of the servers; return its model's name.
+async def first_ready(apis: Sequence[Api], patience: float, note: Callable[[str], None]) -> Served:
+    """Wait for any of the servers; return its model.
 
     Raises ServerGoneError when none was ready within `patience` seconds, RefusedError when one
     will never let us in.

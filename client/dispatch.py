@@ -8,7 +8,7 @@ from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from client.api import Api
+from client.api import Api, Served
 from client.errors import JournalError, ServerGoneError, TransientError
 from client.events import Item
 from client.progress import Progress
@@ -58,15 +58,15 @@ class Dispatch:
         self._settled = asyncio.Event()
         self._away: set[asyncio.Task[Any]] = set()
         self._last_answer = 0.0
-        self._model = ""
+        self._served = Served("")
 
-    async def run(self, model: str) -> dict[int, str]:
+    async def run(self, served: Served) -> dict[int, str]:
         """Settle all rows; return the reason for each that got no answer, by row index.
 
-        `model` must stay the one that is served: else JournalError. Raises RefusedError and
+        All servers must serve this model, and go on to: else JournalError. Raises RefusedError and
         ServerGoneError too.
         """
-        self._model = model
+        self._served = served
         self._last_answer = _now()
         try:
             async with asyncio.TaskGroup() as group:
@@ -165,7 +165,7 @@ class Dispatch:
 
     def _settle(self, api: Api, row: int, item: Item, *, seconds: float) -> None:
         self._last_answer = _now()
-        self._refuse_other(api, item.model or self._model)
+        self._refuse_other(api, self._served._replace(model=item.model or self._served.model))
         if item.refusal is not None:
             self._give_up(row, item.refusal)
         else:
@@ -214,10 +214,10 @@ class Dispatch:
                 self._refuse_other(api, await api.wait_ready(left, self._progress.note))
                 return
 
-    def _refuse_other(self, api: Api, model: str) -> None:
-        if model != self._model:
+    def _refuse_other(self, api: Api, served: Served) -> None:
+        if served != self._served:
             raise JournalError(
-                f"{api.url} now serves another model: was {self._model}, is {model}. "
+                f"{api.url} now serves another model: was {self._served}, is {served}. "
                 "Serve the first one again, or use --restart"
             )
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from client.adapters import AdapterBy
 from client.api import Api, first_ready
 from client.dispatch import Dispatch, Questions
@@ -31,7 +33,10 @@ DEMO_INPUT = Path("build/demo/data/test.json")
 
 @dataclass(frozen=True)
 class Job:
-    """One run: which rows, which servers, how hard to push them (times in seconds)."""
+    """One run: which rows, which servers, how hard to push them (times in seconds).
+
+    `transport` takes the place of the network, for an app in the same process.
+    """
 
     urls: tuple[str, ...]
     input: Path = DEMO_INPUT
@@ -45,6 +50,7 @@ class Job:
     adapter_by: AdapterBy | None = None
     prompt_column: str = "input"
     csv: Path | None = None
+    transport: httpx.AsyncBaseTransport | None = None
 
     @property
     def journal(self) -> Path:
@@ -131,26 +137,32 @@ async def _ask(
                 await _notice_other_model(api, journal)
             return {}
         try:
-            model = await first_ready(apis, job.pace.model_wait, progress.note)
-            journal.begin({**_facts(job, source), "model": model})
+            served = await first_ready(apis, job.pace.model_wait, progress.note)
+            journal.begin({**_facts(job, source), **served._asdict()})
             progress.start()
             dispatch = Dispatch(apis, questions, job.pace, journal.record, progress)
-            return await dispatch.run(model)
+            return await dispatch.run(served)
         except ServerGoneError as problem:
             return {row: str(problem) for row in questions.prompts if row not in journal.answers}
 
 
 def _api(job: Job, url: str) -> Api:
-    return Api(url, api_key=job.api_key, timeout=job.timeout, connections=job.pace.connections)
+    return Api(
+        url,
+        api_key=job.api_key,
+        timeout=job.timeout,
+        connections=job.pace.connections,
+        transport=job.transport,
+    )
 
 
 async def _notice_other_model(api: Api, journal: Journal) -> None:
     """Refuse to pass old answers off as another model's; a server that is away is no matter."""
     try:
-        model = await api.model()
+        served = await api.served()
     except (TransientError, RefusedError):
         return
-    journal.refuse_change({"model": model})
+    journal.refuse_change(served._asdict())
 
 
 def _filled(rows: list[Row], chosen: list[int], answers: Mapping[int, Entry]) -> list[Row]:

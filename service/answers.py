@@ -133,6 +133,7 @@ class Info(TypedDict):
     """The model and its limits."""
 
     model: str
+    fingerprint: str
     adapters: list[str]
     dtype: str
     max_model_len: int

@@ -60,6 +60,7 @@ class Stub:
 
     def __init__(self, port: int = 0, *, model: str = "demo", delay: float = 0.0) -> None:
         self.port, self.model, self.delay = port, model, delay
+        self.fingerprint: str | None = None
         self.ready = True
         self.asked: list[str] = []
         self.requests: list[Json] = []
@@ -119,7 +120,7 @@ class Stub:
         if path == "/readyz":
             _send(writer, 200 if self.ready else 503, {})
         elif path == "/info":
-            _send(writer, 200, {"model": self.model})
+            _send(writer, 200, {"model": self.model, "fingerprint": self.fingerprint})
         else:
             await self._generate(json.loads(body), writer)
 

@@ -189,6 +189,15 @@ def test_resume_with_another_model_is_refused(job: MakeJob, stub: Stub, complete
         predict(job())
 
 
+def test_a_model_trained_again_under_the_same_name_is_another(job: MakeJob, stub: Stub) -> None:
+    stub.fingerprint = "0123"
+    assert not predict(job())
+    stub.fingerprint = "4567"
+    with pytest.raises(JournalError, match=r'another fingerprint .fingerprint was "0123"'):
+        predict(job())
+    assert not predict(job(restart=True))
+
+
 def test_an_output_without_journal_is_not_overwritten_unasked(job: MakeJob) -> None:
     job().output.write_text("precious")
     with pytest.raises(InputError, match="--restart"):

@@ -1,6 +1,7 @@
 """Loading, ready, draining, dead: what the routes answer, and what is aborted."""
 
 import asyncio
+import re
 import socket
 from collections.abc import Callable
 
@@ -56,6 +57,7 @@ def test_info_and_version_tell_what_is_served(serve: Callable[[Talk], None]) -> 
     async def talk(client: httpx.AsyncClient) -> None:
         info = (await client.get("/info")).json()
         assert info["model"] == "fake-model"
+        assert re.fullmatch("[0-9a-f]{16}", info["fingerprint"])
         assert info["max_model_len"] == 200
         assert info["chat_template"] is True
         assert (await client.get("/version")).json()["vllm"] == "fake"
