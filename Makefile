@@ -3,6 +3,8 @@ PYTHON  ?= python3
 VARIANT ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 MODEL   ?= build/demo/model
 PORT    ?= 8000
+GOLD    ?= build/demo/data/dev.json
+FOLDER  ?= build/evaluation/$(subst /,-,$(MODEL))
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +16,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 COMPOSE := docker compose $(if $(filter cpu,$(VARIANT)),-f docker-compose.yml -f docker/compose.cpu.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve predict train merge demo demo-score smollm2 up test check bench-training bench-serving bench-chatglm bench-soak clean
+.PHONY: help serve predict evaluate train merge demo demo-score smollm2 up test check bench-training bench-serving bench-chatglm bench-soak clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +27,10 @@ serve: $(READY) $(if $(filter build/demo/model,$(MODEL)),demo)  ## serve MODEL (
 
 predict: $(READY)  ## run a test set through the server at PORT; ARGS='--input test.json --output out.json'
 	$(BIN)/python client/predict_testset.py --url http://localhost:$(PORT) $(ARGS)
+
+evaluate: $(READY) $(if $(filter build/demo/model,$(MODEL)),demo)  ## serve MODEL, answer GOLD (default: the demo's dev set), score, write a report to FOLDER; ARGS='--limit 100'
+	$(BIN)/python client/evaluate.py --gold $(GOLD) --folder $(FOLDER) \
+	  --serve "$(BIN)/python -m service --model $(MODEL) --port {port}" $(ARGS)
 
 train: $(READY)  ## train an adapter: CONFIG=training/recipes/llama_lora.yaml ARGS='model=… output=… data.train=…'
 	$(BIN)/python -m training.train --config $(or $(CONFIG),training/recipes/llama_lora.yaml) $(ARGS)

@@ -98,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     one = parser.add_mutually_exclusive_group().add_argument
     one("--adapter", metavar="NAME", default=None, help="which adapter the server applies")
     one("--adapter-by", metavar="FIELD=RULES", default=None, help="one by task: task_dataset=ad-{}")
-    add("--batch-size", type=_count, default=pace.batch_size, help="prompts a request")
-    add("--connections", type=_count, default=pace.connections, help="requests at a time")
+    add("--batch-size", type=count, default=pace.batch_size, help="prompts a request")
+    add("--connections", type=count, default=pace.connections, help="requests at a time")
     add("--latency", type=_seconds, default=pace.latency,
         help="ask less at a time while lists take longer (s)")  # fmt: skip
     add("--timeout", type=_seconds, default=Job.timeout, help="longest silence of an answer (s)")
@@ -107,13 +107,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--tasks", nargs="+", default=(), metavar="TASK", help="only these values of task_dataset")
     add("--shard", type=_shard, default="0/1", metavar="I/N",
         help="only rows I, I+N, …; then merge_shards.py")  # fmt: skip
-    add("--limit", type=_count, default=None, help="only the first rows of those")
+    add("--limit", type=count, default=None, help="only the first rows of those")
     add("--restart", action="store_true", help="drop the answers of an earlier run")
     add("--api-key", default=argparse.SUPPRESS, help="(default: $MERGELINE_API_KEY)")
     return parser
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A whole number from 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
     return int(text)
