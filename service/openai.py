@@ -12,6 +12,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from service.errors import ENGINE_GONE, UnavailableError, answer
+from service.prompt import keep_few_words
 
 TASKS = ("generate",)
 
@@ -29,6 +30,9 @@ async def openai_app(llm: Any, model_name: str, adapters: dict[str, Any]) -> ASG
     app: FastAPI = build_app(args, TASKS, llm.model_config)
     await init_app_state(llm, app.state, args, TASKS)
     app.state.openai_serving_models.lora_requests = adapters
+    rust = getattr(llm.get_tokenizer(), "backend_tokenizer", None)
+    if rust is not None:
+        keep_few_words(rust)
     # vLLM's own handler would look for vLLM's own server, to end it
     app.add_exception_handler(EngineDeadError, _on_dead_engine)
     app.middleware_stack = app.build_middleware_stack()  # vLLM has built it already

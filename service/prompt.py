@@ -7,9 +7,17 @@ from typing import Any
 
 from service.errors import InvalidRequestError
 
-# To a tokenizer that splits at no space, as LLaMA's, a whole prompt is one word. By default it
-# keeps the last 30,000 or so: 50 MB that never help.
 CACHED_WORDS = 1000
+
+
+def keep_few_words(rust: Any) -> None:
+    """Bound the memory of a tokenizer of the tokenizers library.
+
+    To one that splits at no space, as LLaMA's, a whole prompt is one word. By default it keeps
+    more than 10,000 of them: 50 MB that never help.
+    """
+    if hasattr(rust.model, "_resize_cache"):
+        rust.model._resize_cache(CACHED_WORDS)
 
 
 @dataclass(frozen=True)
@@ -83,8 +91,7 @@ class PromptEncoder:
         rust.no_truncation()
         rust.no_padding()
         rust.encode_special_tokens = self.tokenizer.split_special_tokens
-        if hasattr(rust.model, "_resize_cache"):
-            rust.model._resize_cache(CACHED_WORDS)
+        keep_few_words(rust)
         return rust
 
     @cached_property

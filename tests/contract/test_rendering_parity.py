@@ -3,12 +3,14 @@
 import copy
 import json
 import resource
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.prompt import PromptEncoder
+from service.prompt import PromptEncoder, keep_few_words
 from training.rendering import encode_prompt, load_tokenizer
 
 ODD = [
@@ -39,14 +41,20 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def test_prompts_are_not_kept_in_memory(tokenizer: Any) -> None:
+@pytest.mark.parametrize("route", ["/generate", "/v1"])
+def test_prompts_are_not_kept_in_memory(tokenizer: Any, route: str) -> None:
     """A tokenizer's own cache would hold 1.6 KB for every prompt: 24 MB here."""
-    encoder = PromptEncoder(tokenizer)
+    used = copy.deepcopy(tokenizer)
+    if route == "/generate":
+        encode: Callable[[str], Any] = partial(PromptEncoder(used).encode, raw=False)
+    else:  # vLLM's routes have the tokenizer itself
+        keep_few_words(used.backend_tokenizer)
+        encode = used.encode
     words = ODD[0], ODD[4], ODD[6][:20]
-    encoder.encode("warm", raw=False)
+    encode("warm")
     before = resident_bytes()
     for number in range(15_000):
-        encoder.encode(f"{words[number % 3]}{number}{words[1]}{number}" * 2, raw=False)
+        encode(f"{words[number % 3]}{number}{words[1]}{number}" * 2)
     assert resident_bytes() - before < 10 * 2**20
 
 
