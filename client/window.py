@@ -7,14 +7,15 @@ from dataclasses import dataclass
 class Pace:
     """How much to ask at once, and for how many seconds to wait for a server that is away.
 
-    vLLM runs 256 rows at once by default. With 32 x 10 some more wait there, and take the places of
-    finished ones without a gap. Many short lists keep it fuller than a few long ones: a connection
-    sends its next list only when the slowest row of the last one is done. `connections` are to each
-    server. Where lists take longer than `latency` seconds, fewer rows are asked at a time.
+    vLLM runs 256 rows at once by default. With 32 x 16 as many wait there, and take the places of
+    finished ones without a gap, even of 256 that finish together. Many short lists keep it fuller
+    than a few long ones: a connection sends its next list only when the slowest row of the last one
+    is done. `connections` are to each server. Where lists take longer than `latency` seconds, fewer
+    rows are asked at a time.
     """
 
     batch_size: int = 32
-    connections: int = 10
+    connections: int = 16
     model_wait: float = 1800.0
     latency: float = 120.0
 

@@ -45,7 +45,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     metrics = Metrics()
     tracing = Tracing(settings.otlp_traces_endpoint)
     adapters = Adapters(settings, engine)
-    lifecycle = Lifecycle(engine, adapters, metrics, settings.stall_timeout_s)
+    lifecycle = Lifecycle(engine, adapters, metrics, settings)
     admission = Admission(settings.max_num_seqs + settings.max_queued_prompts, metrics)
     deployment = Deployment(engine, settings, metrics, adapters, lifecycle, admission)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 SMALL = 4 << 20  # bytes up to which a file is read whole, such as config, tokenizer, provenance
@@ -10,7 +9,6 @@ PIECES, PIECE = 16, 64 << 10  # read of a larger one, spread evenly
 DIGITS = 16
 
 
-@cache
 def fingerprint(model: Path) -> str:
     """The same for every copy of a directory, another when what it holds is changed.
 

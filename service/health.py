@@ -1,13 +1,10 @@
 """Routes that tell how the service is, and what it serves."""
 
-import asyncio
-
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from service.answers import Info, StateAnswer, Versions
 from service.deployment import Deployment
-from service.fingerprint import fingerprint
 from service.lifecycle import Lifecycle, State
 from service.openapi import Responses, refusals
 from service.sampling import DEFAULT_PARAMETERS
@@ -51,7 +48,7 @@ def info_router(deployment: Deployment) -> APIRouter:
         deployment.lifecycle.refuse_unless_ready()
         return {
             "model": settings.model_name,
-            "fingerprint": await asyncio.to_thread(fingerprint, settings.model),
+            "fingerprint": deployment.lifecycle.fingerprint,
             "adapters": deployment.adapters.names,
             "dtype": engine.dtype,
             "max_model_len": engine.max_model_len,

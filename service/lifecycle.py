@@ -11,8 +11,10 @@ from starlette.types import ASGIApp
 from service.adapter_registry import Adapters
 from service.backend import Engine, GenerationRequest
 from service.errors import UnavailableError
+from service.fingerprint import fingerprint
 from service.metrics import Metrics
 from service.prompt import PromptEncoder
+from service.settings import Settings
 
 logger = logging.getLogger("mergeline")
 WATCH_EVERY_S = 0.5
@@ -34,14 +36,17 @@ class Lifecycle:
     """The engine's own, from the moment it is ready."""
     encoder: PromptEncoder
     """Of the engine's tokenizer, once that is loaded."""
+    fingerprint: str
+    """Of the model's files, read while they are loaded: they may be others later."""
 
     def __init__(
-        self, engine: Engine, adapters: Adapters, metrics: Metrics, stall_timeout_s: float
+        self, engine: Engine, adapters: Adapters, metrics: Metrics, settings: Settings
     ) -> None:
         self._engine = engine
         self._adapters = adapters
         self._metrics = metrics
-        self._stall_timeout_s = stall_timeout_s
+        self._model = settings.model
+        self._stall_timeout_s = settings.stall_timeout_s
         self.in_flight = 0
         self.failure: str | None = None
         self._enter(State.LOADING)
@@ -49,7 +54,8 @@ class Lifecycle:
     async def run(self) -> None:
         """Load, generate one token, then watch until the engine dies."""
         try:
-            await self._engine.start()
+            reading = asyncio.to_thread(fingerprint, self._model)
+            self.fingerprint, _ = await asyncio.gather(reading, self._engine.start())
             self.encoder = PromptEncoder(self._engine.tokenizer)
             await self._adapters.load_first()
             self.openai_routes = await self._engine.openai_routes()

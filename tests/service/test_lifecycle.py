@@ -53,11 +53,15 @@ def test_a_model_that_cannot_be_loaded_is_told(engine: FakeEngine, settings: Set
     asyncio.run(main())
 
 
-def test_info_and_version_tell_what_is_served(serve: Callable[[Talk], None]) -> None:
+def test_info_and_version_tell_what_is_served(
+    serve: Callable[[Talk], None], settings: Settings
+) -> None:
     async def talk(client: httpx.AsyncClient) -> None:
         info = (await client.get("/info")).json()
         assert info["model"] == "fake-model"
         assert re.fullmatch("[0-9a-f]{16}", info["fingerprint"])
+        (settings.model / "config.json").write_text('{"of": "the next model"}')
+        assert (await client.get("/info")).json()["fingerprint"] == info["fingerprint"]
         assert info["max_model_len"] == 200
         assert info["chat_template"] is True
         assert (await client.get("/version")).json()["vllm"] == "fake"
