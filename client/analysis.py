@@ -1,11 +1,11 @@
 """What lies behind a score: which rows, labels and items went wrong."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from client.gold import Gold
-from client.metrics import EXTRACTION, METRICS
+from client.metrics import EXTRACTION, METRICS, REPORT
 from client.post_generate_process import Answer, structured
 from client.rows import Row
 
@@ -50,10 +50,10 @@ def analysed(gold: Gold, rows: dict[str, list[Row]], converter: str) -> dict[str
 
 
 def _sample(task: str, gold: Answer, row: Row, predicted: Answer) -> Sample:
-    """A list that is rightly empty is right, though its F1 is 0 by the metric's rule."""
+    """What is rightly empty is right, though it scores 0 by the metric's rule."""
     metric = METRICS[task]
     score = metric.total([metric.sample(gold, predicted)])[metric.main]
-    nothing_there = metric is EXTRACTION and not gold and not predicted
+    nothing_there = metric in (EXTRACTION, REPORT) and not gold and not predicted
     return Sample(row, gold, predicted, 1.0 if nothing_there else score)
 
 
@@ -64,12 +64,12 @@ def worst(samples: Sequence[Sample], count: int) -> list[Sample]:
 
 
 def confusion(samples: Sequence[Sample]) -> Confusion:
-    """Of a task of labels; labels by how many gold rows have them."""
-    wanted = Counter(each.gold for each in samples)
+    """Of a task of labels, as its metric reads them; labels by how many gold rows have them."""
+    task = samples[0].row["task_dataset"]
+    read = [METRICS[task].sample(each.gold, each.predicted) for each in samples]
+    wanted = Counter(label for label, _ in read)
     gold = [label for label, _ in wanted.most_common()]
-    pairs = Counter(
-        (each.gold, each.predicted if each.predicted in wanted else OTHER) for each in samples
-    )
+    pairs = Counter((label, made if made in wanted else OTHER) for label, made in read)
     predicted = gold + ([OTHER] if any(made == OTHER for _, made in pairs) else [])
     return Confusion(gold, predicted, pairs)
 
@@ -87,14 +87,20 @@ def item_errors(samples: Sequence[Sample]) -> tuple[list[ItemError], list[ItemEr
 def by_kind(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
     """Precision, recall and F1 of the items of each kind, and how many are wanted.
 
-    The most frequent first. Empty where a task's items are of one kind, or have none.
+    The most frequent first; kinds that no gold item has together. Empty where a task's items are of
+    one kind, or have none.
     """
+    known = {_kind(item) for each in samples for item in each.gold}
     total = EXTRACTION.total
     found = dict[str, list[tuple[int, int, int]]]()
     for each in samples:
-        kinds = {kind for item in (*each.gold, *each.predicted) if (kind := _kind(item))}
-        for kind in kinds:
-            pair = ([*_of_kind(answer, kind)] for answer in (each.gold, each.predicted))
+        groups: dict[str, tuple[list[Any], list[Any]]] = {}
+        for side, answer in enumerate((each.gold, each.predicted)):
+            for item in answer:
+                if kind := _kind(item):
+                    group = groups.setdefault(kind if kind in known else OTHER, ([], []))
+                    group[side].append(item)
+        for kind, pair in groups.items():
             found.setdefault(kind, []).append(EXTRACTION.sample(*pair))
     if len(found) < 2:
         return {}
@@ -103,10 +109,6 @@ def by_kind(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
         kind: {"wanted": wanted[kind], **total(found[kind])}
         for kind in sorted(found, key=lambda kind: (-wanted[kind], kind))
     }
-
-
-def _of_kind(answer: list[dict[str, Any]], kind: str) -> Iterator[dict[str, Any]]:
-    return (item for item in answer if _kind(item) == kind)
 
 
 def _kind(item: dict[str, Any]) -> str:

@@ -84,4 +84,4 @@ def _histogram(name: str, values: Sequence[float], width: float, unit: str) -> E
 
 def heat(share: float) -> dict[str, Any]:
     """The attributes of a cell that is shaded by `share`, 0..1."""
-    return {"style": f"--share:{share * 60:.0f}%", "class_": "heat"} if share else {}
+    return {"style": f"--share:{share * 60:.0f}%", "class_": "heat"}

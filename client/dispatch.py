@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class Dispatch:
         self._pace, self._record, self._progress = pace, record, progress
         self._waiting = deque(sorted(questions.prompts, key=questions.adapter))
         self._tries: Counter[int] = Counter()
-        self._given_up: dict[int, str] = {}
+        self.given_up: dict[int, str] = {}
         self._unsettled = len(self._waiting)
         self._news = asyncio.Event()  # rows wait again, a list has ended, or all are settled
         self._settled = asyncio.Event()
@@ -78,11 +78,11 @@ class Dispatch:
                     waiting.cancel()
         except ExceptionGroup as problems:
             raise _first(problems) from None
-        return self._given_up
+        return self.given_up
 
     async def _use(self, api: Api) -> None:
         with self._waiting_for_a_server():
-            await self._recover(api, "it was not there yet")
+            await self._recover(api)
         recovering, window = asyncio.Lock(), Window(self._pace)
         async with asyncio.TaskGroup() as group:
             for _ in range(self._pace.connections):
@@ -182,7 +182,7 @@ class Dispatch:
             self._count_settled()
 
     def _give_up(self, row: int, reason: str) -> None:
-        self._given_up[row] = reason
+        self.given_up[row] = reason
         self._count_settled()
 
     def _count_settled(self) -> None:
@@ -202,17 +202,26 @@ class Dispatch:
         self._progress.retry(str(problem))
         # The jitter keeps connections that failed together from coming back together.
         back_off = min(_LONGEST_BACK_OFF_S, 0.5 * 2 ** (failures - 1))
-        await asyncio.sleep((problem.retry_after or back_off / 2) + random.uniform(0, back_off / 2))
+        pause = (problem.retry_after or back_off / 2) + random.uniform(0, back_off / 2)
+        await asyncio.sleep(min(pause, self._patience_left()))
 
-    async def _recover(self, api: Api, problem: str) -> None:
-        """Wait for the server as long as any answers, and make sure it serves the same model."""
+    async def _recover(self, api: Api, problem: str | None = None) -> None:
+        """Wait for the server as long as any answers, and make sure it serves the same model.
+
+        After a `problem` only while some row was answered not too long ago.
+        """
         while True:
-            left = self._last_answer + self._pace.model_wait - _now()
-            if left <= 0:
+            left = self._patience_left()
+            if problem is not None and not left:
                 raise ServerGoneError(f"no answer for {self._pace.model_wait:g} s: {problem}")
-            with suppress(ServerGoneError):
+            try:
                 self._refuse_other(api, await api.wait_ready(left, self._progress.note))
                 return
+            except ServerGoneError as gone:
+                problem = problem or str(gone)
+
+    def _patience_left(self) -> float:
+        return max(0.0, self._last_answer + self._pace.model_wait - _now())
 
     def _refuse_other(self, api: Api, served: Served) -> None:
         if served != self._served:

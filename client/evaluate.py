@@ -4,8 +4,8 @@
     python client/evaluate.py --gold dev.json --serve "python -m service --model DIR --port {port}"
 
 Options that are not listed here go to predict_testset.py, such as --parameters and --api-key.
-The folder gets predictions.json, scores.json and report.html. The same command goes on where it
-stopped.
+The folder gets predictions.json, scores.json and report.html, where they are needed gold_rows.json
+and server.log. The same command goes on where it stopped.
 """
 
 import argparse
@@ -17,27 +17,36 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from client import predict_testset, report, score
+from client import predict_testset
 from client.errors import ClientError, InputError
+from client.gold import read_gold, read_predictions
 from client.post_generate_process import CONVERTERS
-from client.rows import read_rows, write_rows
+from client.report import report
+from client.rows import read_rows, refuse_overwriting, write_rows
+from client.score import print_scores, write_scores
 from client.selection import Selection
 
 LOG_SHOWN = 2000  # characters of a server's log
 STOPS_WITHIN_S = 60.0
+NOT_HERE = {
+    "--output": "all goes to --folder",
+    "--input": "the rows are those of --gold",
+    "--shard": "score the merged shards (merge_shards.py, then score.py and report.py)",
+}
 
 
 def evaluate(options: argparse.Namespace, passed: Sequence[str]) -> int:
-    """Predict, score, report; the first exit code that is not 0 ends it.
+    """Predict, score, report; the exit code of the prediction.
 
-    Raises InputError where the gold file or the folder does not do.
+    Raises InputError where a file or an option does not do.
     """
+    _refuse_others_options(passed)
     folder: Path = options.folder
     gold = _gold(options)
     predictions = folder / "predictions.json"
@@ -49,18 +58,36 @@ def evaluate(options: argparse.Namespace, passed: Sequence[str]) -> int:
             code = predict_testset.main([*passed, *asked, "--url", url])
     else:
         code = predict_testset.main([*passed, *asked, "--url", *options.url])
-    if code:
-        return code
-    files = ["--gold", str(gold), "--predictions", str(predictions)]
-    files += ["--compare", str(options.compare)] if options.compare else []
-    files += ["--converter", options.converter]
-    return score.main([*files, "--json", str(folder / "scores.json")]) or report.main(
-        [*files, "--output", str(folder / "report.html")]
-    )
+    if not code:
+        page = folder / "report.html"
+        results = report(
+            gold, predictions, page, compare=options.compare, converter=options.converter
+        )
+        write_scores(folder / "scores.json", results)
+        print_scores(results)
+        print(f"\n{page}, {folder / 'scores.json'}")
+    return code
+
+
+def _refuse_others_options(passed: Sequence[str]) -> None:
+    for name, remedy in NOT_HERE.items():
+        if any(word == name or word.startswith(f"{name}=") for word in passed):
+            raise InputError(f"{name} is no option of evaluate: {remedy}")
 
 
 def _gold(options: argparse.Namespace) -> Path:
-    """The gold file, or those rows of it that are asked for, in a file of their own."""
+    """The rows that are asked for: the gold file, or a file of its own for a part of it.
+
+    What scoring would refuse is refused here, before hours of answering.
+    """
+    path = _part(options)
+    gold = read_gold(path)
+    if options.compare:
+        read_predictions(options.compare, gold, path)
+    return path
+
+
+def _part(options: argparse.Namespace) -> Path:
     rows = read_rows(options.gold, "input", "target").rows
     chosen = Selection(tuple(options.tasks), limit=options.limit).indices(rows)
     try:
@@ -70,7 +97,8 @@ def _gold(options: argparse.Namespace) -> Path:
     if len(chosen) == len(rows):
         path: Path = options.gold
         return path
-    part: Path = options.folder / "gold.json"
+    part: Path = options.folder / "gold_rows.json"
+    refuse_overwriting(part, options.gold)
     write_rows(part, [rows[index] for index in chosen])
     return part
 
@@ -98,20 +126,26 @@ def _serving(command: str, log: Path) -> Iterator[str]:
             os.kill(os.getpid(), signal.SIGINT)  # wherever the run is: it could wait for long
 
     watcher = threading.Thread(target=watch)
-    watcher.start()
     try:
+        watcher.start()
         yield f"http://127.0.0.1:{port}"
     except KeyboardInterrupt:
         if not ended:
             raise
     finally:
         stopping.set()
-        server.terminate()
+        _signal(server, signal.SIGTERM)
         watcher.join(STOPS_WITHIN_S)
-        server.kill()
+        _signal(server, signal.SIGKILL)  # what a shell has left running
     if ended:
         tail = log.read_text("utf-8", "replace")[-LOG_SHOWN:]
         raise InputError(f"the server ended with exit code {ended[0]}; its log says:\n{tail}")
+
+
+def _signal(server: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    """To the server and all that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(server.pid, number)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

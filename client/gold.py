@@ -37,18 +37,11 @@ def read_gold(path: Path) -> Gold:
     return gold
 
 
-def read_texts(path: Path) -> dict[str, str]:
-    """What a gold file says of each sample, by sample_id: its target, else its answer as JSON."""
-    content = _structured_file(path)
-    if content is None:
-        return {row["sample_id"]: row["target"] for row in read_rows(path)}
-    return {
-        one["sample_id"]: _shown(one["answer"]) for answers in content.values() for one in answers
-    }
-
-
-def _shown(answer: Answer) -> str:
-    return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, indent=1)
+def read_targets(path: Path) -> dict[str, str]:
+    """Of a gold file that read_gold has read, by sample_id; a structured one has none."""
+    if _structured_file(path) is not None:
+        return {}
+    return {row["sample_id"]: row["target"] for row in read_rows(path)}
 
 
 def _structured_file(path: Path) -> dict[str, list[dict[str, Any]]] | None:

@@ -17,8 +17,9 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from client.errors import JournalError
 
@@ -31,7 +32,7 @@ _LEAD = len('{"crc32":"00000000","entry":')
 class Journal:
     """The journal of one output file, locked for this process; `answers` by row index."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: FileIO) -> None:
         self.path = path
         self.header: Entry | None = None
         self.answers: dict[int, Entry] = {}
@@ -74,9 +75,10 @@ class Journal:
         self._append(answer)
 
     def _append(self, entry: Entry) -> None:
+        line = memoryview(_seal(entry))
         try:
-            self._file.write(_seal(entry))
-            self._file.flush()
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as problem:
             raise JournalError(f"cannot write {self.path}: {problem.strerror}") from problem
 
@@ -112,7 +114,7 @@ def open_journal(path: Path, *, restart: bool = False) -> Iterator[Journal]:
     Raises JournalError when another process holds it or it cannot be opened or understood.
     """
     try:
-        file = path.open("a+b")
+        file = path.open("a+b", buffering=0)  # a full disk shows at the row that meets it
     except OSError as problem:
         raise JournalError(f"cannot open {path}: {problem.strerror}") from problem
     with file:

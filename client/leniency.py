@@ -118,12 +118,15 @@ MENDINGS: dict[str, Callable[[Row], str]] = {
 
 
 def _choices(row: Row) -> list[str]:
-    return [*(row["answer_choices"] or []), OTHER]
+    """Nothing checks those of a task of labels, since the official reading does without."""
+    choices = row["answer_choices"]
+    listed = isinstance(choices, list) and all(isinstance(each, str) for each in choices)
+    return [*choices, OTHER] if listed and choices else []
 
 
 def _is_unknown(row: Row, answer: Answer) -> bool:
     """Neither the text nor what it stands for is a choice; a task without choices takes all."""
-    if not METRICS[row["task_dataset"]].is_label or not row["answer_choices"]:
+    if not METRICS[row["task_dataset"]].is_label or not _choices(row):
         return False
     return row["target"] not in _choices(row) and answer not in _choices(row)
 

@@ -1,10 +1,15 @@
 """HTML elements whose texts cannot be anything but text."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 from xml.etree.ElementTree import Element, tostring
 
 Node = Element | str
+# what no HTML may hold: controls, halves of pairs, noncharacters
+_FORBIDDEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+)
 
 
 def element(tag: str, *children: Node, **attributes: Any) -> Element:
@@ -53,5 +58,4 @@ def folded(title: str, *children: Node) -> Element:
 
 
 def _shown(text: str) -> str:
-    """Without characters that no HTML may hold."""
-    return "".join(each if each.isprintable() or each in "\n\t" else "�" for each in text)
+    return _FORBIDDEN.sub("�", text)

@@ -71,6 +71,8 @@ def _averaged(pairs: Sequence[tuple[str, str]], *, weighted: bool) -> Scores:
 
 
 def _mean_rouge(scores: Sequence[Rouge]) -> Scores:
+    """0 of none: a report whose gold has no section."""
+    scores = scores or [Rouge(0.0, 0.0, 0.0)]
     columns = [fsum(column) / len(scores) for column in zip(*scores, strict=True)]
     return dict(zip(("rouge1", "rouge2", "rougeL"), columns, strict=True))
 

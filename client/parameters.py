@@ -18,10 +18,12 @@ def read_parameters(text: str, adapter: str | None = None) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise InputError(f"{where}: {EXPECTED}")
     try:
-        json.dumps(parameters, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        text = json.dumps(parameters, ensure_ascii=False, allow_nan=False)
+        text.encode("utf-8")
     except (ValueError, TypeError) as problem:
         raise InputError(f"{where} cannot be sent as JSON: {problem}") from None
-    return parameters | ({"adapter": adapter} if adapter else {})
+    sent: dict[str, Any] = json.loads(text)  # YAML has keys that are no strings: {50: -100}
+    return sent | ({"adapter": adapter} if adapter else {})
 
 
 def _json(text: str) -> Any:

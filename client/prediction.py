@@ -130,20 +130,26 @@ async def _ask(
     job: Job, source: RowFile, questions: Questions, journal: Journal, progress: Progress
 ) -> Mapping[int, str]:
     """Ask for the rows that the journal lacks; return the reason for each still without answer."""
+
+    def record(answer: Entry) -> None:
+        row = source.rows[answer["index"]]
+        journal.record({**answer, "sample_id": row.get("sample_id")})
+
     async with AsyncExitStack() as stack:
         apis = [await stack.enter_async_context(_api(job, url)) for url in job.urls]
         if not questions.prompts:
             for api in apis:
                 await _notice_other_model(api, journal)
             return {}
+        dispatch = Dispatch(apis, questions, job.pace, record, progress)
         try:
             served = await first_ready(apis, job.pace.model_wait, progress.note)
             journal.begin({**_facts(job, source), **served._asdict()})
             progress.start()
-            dispatch = Dispatch(apis, questions, job.pace, journal.record, progress)
             return await dispatch.run(served)
         except ServerGoneError as problem:
-            return {row: str(problem) for row in questions.prompts if row not in journal.answers}
+            unanswered = [row for row in questions.prompts if row not in journal.answers]
+            return dict.fromkeys(unanswered, str(problem)) | dispatch.given_up
 
 
 def _api(job: Job, url: str) -> Api:

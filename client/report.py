@@ -6,6 +6,7 @@ It needs nothing beside it: no network, no script. A journal beside the predicti
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,14 +16,14 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
 
 from client.analysis import analysed
 from client.errors import ClientError
-from client.gold import read_gold, read_predictions, read_texts
-from client.journal import read_answers, read_header
+from client.gold import Gold, read_gold, read_predictions, read_targets
+from client.journal import Entry, read_answers, read_header
 from client.markup import Node, document, element
 from client.post_generate_process import CONVERTERS
 from client.prediction import journal_of
 from client.report_scores import Scores, format_costs, plot, summary, table_of_scores
 from client.report_tasks import answers_section, task_section
-from client.rows import refuse_overwriting, written_aside
+from client.rows import Row, refuse_overwriting, written_aside
 from client.score import score
 
 STYLE = Path(__file__).with_name("report.css")
@@ -46,10 +47,11 @@ def report(
     refuse_overwriting(output, gold_path, *paths)
     results = score(gold_path, paths, converter=converter, seed=seed)
     gold = read_gold(gold_path)
-    samples = analysed(gold, read_predictions(predictions, gold, gold_path), converter)
-    texts = read_texts(gold_path)
-    journal = journal_of(predictions)
-    model = (read_header(journal) or {}).get("model")
+    rows = read_predictions(predictions, gold, gold_path)
+    samples = analysed(gold, rows, converter)
+    targets = read_targets(gold_path)
+    texts = targets or _as_json(gold)
+    model, entries = _journaled(predictions, rows)
 
     def body() -> Iterator[Node]:
         yield element("h1", f"{model or predictions.name}: {results[0]['overall']:.2%}")
@@ -59,7 +61,7 @@ def report(
         yield from plot(results)
         yield from table_of_scores(results)
         yield from format_costs(results[0])
-        yield from answers_section(samples, texts, read_answers(journal))
+        yield from answers_section(samples, targets, entries)
         yield element("h2", "Task by task")
         for task in sorted(samples):
             yield task_section(task, results[0]["tasks"][task], samples[task], texts)
@@ -68,6 +70,30 @@ def report(
     with written_aside(output) as aside, aside.open("w", encoding="utf-8") as file:
         file.writelines(document(title, STYLE.read_text("utf-8"), body()))
     return results
+
+
+def _as_json(gold: Gold) -> dict[str, str]:
+    """What stands for the targets of a structured file."""
+    return {
+        name: answer
+        if isinstance(answer, str)
+        else json.dumps(answer, ensure_ascii=False, indent=1)
+        for answers in gold.values()
+        for name, answer in answers.items()
+    }
+
+
+def _journaled(predictions: Path, rows: dict[str, list[Row]]) -> tuple[str | None, list[Entry]]:
+    """Who answered these very rows, and what the journal beside the file says of each."""
+    targets = {row["sample_id"]: row["target"] for each in rows.values() for row in each}
+    journal = journal_of(predictions)
+    entries = [
+        entry
+        for entry in read_answers(journal)
+        if targets.get(entry.get("sample_id")) == entry["generated_text"].strip()
+    ]
+    header = read_header(journal) if entries else None
+    return header["model"] if header else None, entries
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

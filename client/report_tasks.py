@@ -25,15 +25,17 @@ NOTHING = "(nothing)"
 
 
 def answers_section(
-    samples: Mapping[str, Sequence[Sample]], texts: Mapping[str, str], entries: Sequence[Entry]
+    samples: Mapping[str, Sequence[Sample]], targets: Mapping[str, str], entries: Sequence[Entry]
 ) -> Iterator[Node]:
-    """How long answers are, and how long they took where a journal tells."""
+    """How long answers are, and how long they took; gold targets and a journal may be missing."""
     rows = [each.row for task in samples.values() for each in task]
     yield element("h2", "Lengths and latencies")
-    gold = [len(texts[row["sample_id"]]) for row in rows if row["sample_id"] in texts]
     lengths = [("predicted", [len(row["target"]) for row in rows])]
-    yield histograms([*lengths, *([("gold", gold)] if gold else [])], "characters")
-    tokens = [entry["usage"]["completion_tokens"] for entry in entries if entry.get("usage")]
+    if targets:
+        lengths.append(("gold", [len(targets[row["sample_id"]]) for row in rows]))
+    yield histograms(lengths, "characters")
+    counts = [(entry.get("usage") or {}).get("completion_tokens") for entry in entries]
+    tokens = [count for count in counts if count is not None]
     seconds = [entry["seconds"] for entry in entries if "seconds" in entry]
     if tokens:
         yield histograms([("predicted", tokens)], "tokens")

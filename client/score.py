@@ -172,19 +172,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = score(options.gold, paths, converter=options.converter, seed=options.seed)
         if options.json:
             refuse_overwriting(options.json, options.gold, *paths)
-            _write_json(options.json, results)
+            write_scores(options.json, results)
     except ClientError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
-    print(f"PromptCBLUE's metrics, converter {options.converter}: {' | '.join(map(str, paths))}")
-    print(f"in brackets {LEVEL:.0%} intervals of {RESAMPLES} resamples, seed {options.seed}")
-    print(table(results))
-    for result in results:
-        print(f"\n{format_costs(result)}")
+    print_scores(results)
     return 0
 
 
-def _write_json(path: Path, results: Sequence[dict[str, Any]]) -> None:
+def print_scores(results: Sequence[dict[str, Any]]) -> None:
+    """The table, and below it what the format cost."""
+    first = results[0]
+    names = " | ".join(each["predictions"] for each in results)
+    print(f"PromptCBLUE's metrics, converter {first['converter']}: {names}")
+    print(f"in brackets {LEVEL:.0%} intervals of {RESAMPLES} resamples, seed {first['seed']}")
+    print(table(results))
+    for result in results:
+        print(f"\n{format_costs(result)}")
+
+
+def write_scores(path: Path, results: Sequence[dict[str, Any]]) -> None:
+    """One JSON object: the first file's scores, those of the second under `compare`."""
     content = results[0] if len(results) == 1 else {**results[0], "compare": results[1]}
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
     with written_aside(path) as aside:

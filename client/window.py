@@ -59,7 +59,9 @@ class Window:
         self._under_way -= ticket.rows
 
     def answered(self, ticket: Ticket, seconds: float) -> None:
-        """A list has its answers after so long: one list more in a round, or fewer rows.
+        """A list has its answers after so long: a list more in a round, at most twice as many rows.
+
+        Or fewer, where it took too long.
 
         A row that is slow by itself is no reason to ask for one at a time.
         """
@@ -67,7 +69,7 @@ class Window:
             shorter = max(0.5, self._pace.latency / seconds)
             self._cut(ticket, max(self._limit * shorter, self._pace.connections))
         else:
-            more = self._pace.batch_size * ticket.rows / self._limit
+            more = min(self._pace.batch_size, self._limit) * ticket.rows / self._limit
             self._limit = min(self._most, self._limit + more)
 
     def overloaded(self, ticket: Ticket) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from client.analysis import OTHER, analysed, by_kind, confusion, item_errors, worst
+from client.analysis import OTHER, Sample, analysed, by_kind, confusion, item_errors, worst
 from client.gold import Gold
 
 
@@ -42,6 +42,16 @@ def test_missed_and_spurious_items_name_their_rows() -> None:
     assert [(each.sample_id, each.item["entity"]) for each in spurious] == [("0", "c")]
 
 
+def test_kinds_that_no_gold_item_has_stand_together() -> None:
+    triples = [
+        {"predicate": kind, "subject": "a", "object": "b"} for kind in ("治疗", "奇怪", "更怪")
+    ]
+    one = Sample(row("CMeIE", "0", "", []), triples[:1], triples, 0.5)
+    found = by_kind([one])
+    assert list(found) == ["治疗", OTHER]
+    assert found[OTHER]["wanted"] == 0
+
+
 def test_each_kind_of_items_has_figures_of_its_own() -> None:
     found = by_kind(extraction(("病:a 药:b", "病:a 药:c"), ("病:d", "病:d 病:e")))
     assert list(found) == ["病", "药"]
@@ -56,6 +66,11 @@ def test_the_worst_rows_come_first_and_right_ones_never() -> None:
     )
     assert [each.row["sample_id"] for each in worst(samples, 9)] == ["3", "4", "1"]
     assert [each.row["sample_id"] for each in worst(samples, 1)] == ["3"]
+
+
+def test_an_answer_of_nothing_stands_where_the_metric_puts_it() -> None:
+    found = confusion(labels(("非上述类型", ""), ("甲", "")))
+    assert found.counts == {("非上述类型", "非上述类型"): 1, ("甲", "非上述类型"): 1}
 
 
 def test_a_confusion_matrix_counts_every_row_once() -> None:

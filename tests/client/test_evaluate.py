@@ -13,6 +13,7 @@ from tests.client.stub import Stub, answer_to
 from tests.paths import ROOT, SCORING
 
 GOLD = SCORING / "v00_perfect.predictions.jsonl"
+SECONDS = 60
 STARTS_A_STUB = """
 import sys, time
 from tests.client.stub import Stub
@@ -64,7 +65,7 @@ def test_a_server_is_started_and_stopped(tmp_path: Path) -> None:
     run = evaluate(tmp_path, "--serve", command, "--limit", "20")
     assert run.returncode == 0, run.stderr
     assert time.monotonic() - began < 30
-    assert {"server.log", "report.html", "gold.json"} <= made(tmp_path)
+    assert {"server.log", "report.html", "gold_rows.json"} <= made(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,46 @@ def test_a_server_that_does_not_start_is_told(tmp_path: Path, command: str, word
     assert words in run.stderr
     assert "Traceback" not in run.stderr
     assert "report.html" not in made(tmp_path)
+
+
+def test_a_server_behind_a_shell_is_stopped_too(tmp_path: Path) -> None:
+    script = tmp_path / "serve.py"
+    script.write_text(STARTS_A_STUB.replace("time.sleep(60)", f"time.sleep({SECONDS})"))
+    serve = f"env PYTHONPATH={ROOT} {sys.executable} {script} {{port}}; true"
+    assert evaluate(tmp_path, "--serve", f"sh -c '{serve}'", "--limit", "20").returncode == 0
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert str(script) not in running.stdout
+
+
+def test_what_scoring_would_refuse_is_refused_first(tmp_path: Path, stub: Stub) -> None:
+    gold = tmp_path / "gold.json"
+    gold.write_bytes(GOLD.read_bytes() + b"\n")
+    run = evaluate(tmp_path, "--url", stub.url, "--gold", str(gold))
+    assert run.returncode == 2
+    assert "a blank line" in run.stderr
+    run = evaluate(tmp_path, "--url", stub.url, "--limit", "9", "--compare", str(GOLD))
+    assert run.returncode == 2
+    assert "lacks 183 rows" in run.stderr
+    assert not stub.requests
+
+
+def test_a_part_never_replaces_its_whole(tmp_path: Path, stub: Stub) -> None:
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    gold = folder / "gold_rows.json"
+    gold.write_bytes(GOLD.read_bytes())
+    run = evaluate(tmp_path, "--url", stub.url, "--gold", str(gold), "--limit", "9")
+    assert run.returncode == 2
+    assert gold.read_bytes() == GOLD.read_bytes()
+
+
+@pytest.mark.parametrize("option", ["--output=x.json", "--input=x.json", "--shard=0/2"])
+def test_options_of_the_prediction_that_do_not_fit_are_refused(
+    tmp_path: Path, stub: Stub, option: str
+) -> None:
+    run = evaluate(tmp_path, "--url", stub.url, option)
+    assert run.returncode == 2
+    assert "is no option of evaluate: " in run.stderr
 
 
 def test_wrong_options_end_it_before_any_request(tmp_path: Path, stub: Stub) -> None:

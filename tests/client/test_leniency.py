@@ -28,6 +28,8 @@ def row(task: str, target: str, choices: Any = None) -> dict[str, Any]:
         ("CHIP-STS", "相同", ["相同", "不同"], "是的", []),
         ("CHIP-STS", "意思相同", ["相同", "不同"], "是的", ["words around the label"]),
         ("MedDG", "您好", None, "您好", []),
+        ("CHIP-CTC", "是疾病", [1, 2], "是疾病", []),
+        ("CHIP-CTC", "是疾病", "疾病", "是疾病", []),
         ("CMeEE-V2", "疾病实体:甲,乙", ["疾病"],
          [{"entity": "甲", "type": "疾病"}, {"entity": "乙", "type": "疾病"}],
          ["half-width punctuation"]),

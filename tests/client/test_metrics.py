@@ -64,6 +64,12 @@ def test_reports_are_averaged_over_the_gold_sections() -> None:
     assert scores_of("IMCS-V2-MRG", gold, made)["rougeL"] == pytest.approx(2 / 3)
 
 
+def test_a_report_without_gold_sections_counts_nothing() -> None:
+    assert scores_of("IMCS-V2-MRG", [{}], [{"诊断": "感冒"}])["rougeL"] == 0
+    gold, made = [{}, {"诊断": "感冒"}], [{}, {"诊断": "感冒"}]
+    assert scores_of("IMCS-V2-MRG", gold, made)["rougeL"] == pytest.approx(1)
+
+
 def test_rouge_by_hand() -> None:
     scores = rouge("感冒了", "感冒")
     assert scores.rouge1 == pytest.approx(0.8)

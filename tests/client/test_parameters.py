@@ -24,6 +24,12 @@ def test_a_file_of_json_or_yaml_gives_what_the_text_would(tmp_path: Path, conten
     assert read_parameters(str(path), "tuned") == {**wanted, "adapter": "tuned"}
 
 
+def test_keys_are_what_json_makes_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "parameters.yaml"
+    path.write_text("logit_bias: {50: -100}")
+    assert read_parameters(str(path)) == {"logit_bias": {"50": -100}}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

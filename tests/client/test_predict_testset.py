@@ -152,6 +152,27 @@ def test_wrong_usage_ends_with_2_before_any_request(
     assert not stub.requests
 
 
+def test_a_full_disk_ends_with_2_and_keeps_what_was_written(
+    start: Start, stub: Stub, tmp_path: Path
+) -> None:
+    code = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); "
+        "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code]
+    command += [str(SCRIPT), "--url", stub.url, "--input", "test.json", "--output", "out.json"]
+    write_input(tmp_path / "test.json", 200)
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 2, run.stderr
+    assert "cannot write out.json.journal: File too large" in run.stderr
+    assert "Traceback" not in run.stderr
+    done = _journaled(tmp_path / "out.json.journal")
+    assert done
+    asked = len(stub.asked)
+    assert end(start("--batch-size", "32"))[0] == 0
+    assert len(stub.asked) - asked == 200 - len(done)
+
+
 def test_a_bar_is_drawn_on_a_terminal(tmp_path: Path, stub: Stub) -> None:
     write_input(tmp_path / "test.json", 20)
     ours, theirs = pty.openpty()

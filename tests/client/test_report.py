@@ -15,6 +15,7 @@ from tests.paths import SCORING
 GOLD = SCORING / "v00_perfect.predictions.jsonl"
 MADE = SCORING / "v08_punct_width.predictions.jsonl"
 NASTY = "</pre></details><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\x00\x1b[31m"
+CHINESE = "全角\u3000空格，零宽\u200b字，👨\u200d⚕️"
 
 
 class Reader(HTMLParser):
@@ -62,7 +63,7 @@ def test_a_second_file_stands_beside_the_first(tmp_path: Path) -> None:
 def test_what_a_model_says_stays_text(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in GOLD.read_text("utf-8").splitlines()]
     for row in rows:
-        row["target"] = row["input"] = NASTY
+        row["target"] = row["input"] = NASTY + CHINESE
     nasty = tmp_path / "nasty.json"
     nasty.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
     read = report(tmp_path, nasty)
@@ -72,6 +73,7 @@ def test_what_a_model_says_stays_text(tmp_path: Path) -> None:
         "charset", "class", "content", "http-equiv", "lang", "name", "scope", "style", "tabindex",
         "title",
     }  # fmt: skip
+    assert CHINESE in read.text
     assert not re.search("[\x00-\x08\x0b-\x1f]", read.text)
 
 
@@ -86,10 +88,15 @@ def test_lengths_and_latencies_come_from_the_journal(tmp_path: Path) -> None:
     made = tmp_path / "made.json"
     made.write_bytes(MADE.read_bytes())
     assert "No journal" in report(tmp_path, made).text
+    row = json.loads(MADE.read_text("utf-8").split("\n")[0])
+    entry = {"sample_id": row["sample_id"], "generated_text": row["target"] + "\n", "seconds": 1.5}
     with open_journal(made.with_name("made.json.journal")) as journal:
         journal.begin({"model": "demo-7b"})
         usage = {"completion_tokens": 7}
-        journal.record({"index": 0, "finish_reason": "length", "usage": usage, "seconds": 1.5})
+        journal.record({**entry, "index": 0, "finish_reason": "length", "usage": usage})
+        # a row that is not in the file, and one with another answer
+        journal.record({**entry, "index": 1, "sample_id": "other", "seconds": 99})
+        journal.record({**entry, "index": 2, "generated_text": "other", "seconds": 99})
     with journal.path.open("a") as file:
         file.write("torn")
     shown = report(tmp_path, made).text
@@ -97,6 +104,27 @@ def test_lengths_and_latencies_come_from_the_journal(tmp_path: Path) -> None:
     assert "median 1.5, 95 % up to 1.5, longest 1.5 s" in shown
     assert "longest 7 tokens" in shown
     assert "1 of 1 answers were cut at max_tokens" in shown
+
+
+def test_another_runs_journal_tells_nothing(tmp_path: Path) -> None:
+    made = tmp_path / "made.json"
+    made.write_bytes(MADE.read_bytes())
+    with open_journal(made.with_name("made.json.journal")) as journal:
+        journal.begin({"model": "glm-9b"})
+        journal.record({"index": 0, "sample_id": "dev-1", "generated_text": "", "seconds": 9})
+    shown = report(tmp_path, made).text
+    assert "glm-9b" not in shown
+    assert "No journal" in shown
+
+
+def test_a_structured_gold_file_has_no_lengths_of_texts(tmp_path: Path) -> None:
+    output = tmp_path / "report.html"
+    gold = SCORING / "dev_structured.json"
+    asked = ["--gold", str(gold), "--predictions", str(MADE), "--output", str(output)]
+    assert main(asked) == 0
+    shown = Reader(output.read_text("utf-8")).text
+    assert "predicted: median" in shown
+    assert "gold: median" not in shown
 
 
 @pytest.mark.parametrize("output", ["report.html", "made.json", "none/report.html"])

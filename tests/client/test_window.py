@@ -57,6 +57,18 @@ def test_answers_let_it_grow_by_at_most_a_list_a_round_up_to_its_most() -> None:
     assert under_way[-2:] == [32, 32]
 
 
+def test_from_a_single_row_it_at_most_doubles_in_a_round() -> None:
+    window = Window(PACE)
+    for _ in range(20):
+        end(window, fill(window))
+    under_way = []
+    for _ in range(4):
+        sent = fill(window)
+        under_way.append(sum(ticket.rows for ticket in sent))
+        end(window, sent, seconds=1)
+    assert under_way == [1, 2, 4, 8]
+
+
 def test_however_often_it_is_refused_one_row_is_tried() -> None:
     window = Window(PACE)
     for _ in range(20):
