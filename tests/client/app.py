@@ -43,8 +43,10 @@ class EchoEngine(FakeEngine):
 
 
 def echo_app(engine: EchoEngine, folder: Path) -> FastAPI:
-    (folder / "config.json").write_text("{}")
-    return create_app(engine, Settings(model=folder, served_name="echo"))
+    model = folder / "model"
+    model.mkdir(exist_ok=True)
+    (model / "config.json").write_text("{}")
+    return create_app(engine, Settings(model=model, served_name="echo"))
 
 
 class AppTransport(httpx.AsyncBaseTransport):
