@@ -1,5 +1,7 @@
 """vLLM's own OpenAI routes, mounted as they are on our engine."""
 
+from inspect import getclosurevars
+from queue import Queue
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -30,13 +32,32 @@ async def openai_app(llm: Any, model_name: str, adapters: dict[str, Any]) -> ASG
     app: FastAPI = build_app(args, TASKS, llm.model_config)
     await init_app_state(llm, app.state, args, TASKS)
     app.state.openai_serving_models.lora_requests = adapters
-    rust = getattr(llm.get_tokenizer(), "backend_tokenizer", None)
-    if rust is not None:
-        keep_few_words(rust)
+    keep_few_words_in_pool(llm.get_tokenizer())
     # vLLM's own handler would look for vLLM's own server, to end it
     app.add_exception_handler(EngineDeadError, _on_dead_engine)
     app.middleware_stack = app.build_middleware_stack()  # vLLM has built it already
     return app
+
+
+def keep_few_words_in_pool(tokenizer: Any) -> None:
+    """Bound the memory of the copies that vLLM encodes with, now and later.
+
+    It hides them in a closure, and makes one more whenever all are in use. Its own tokenizers in
+    Python have none.
+    """
+    borrow = getclosurevars(type(tokenizer).encode).nonlocals.get("_borrow_from_pool")
+    if borrow is None:
+        return
+    pool: Queue[Any] = getclosurevars(borrow.__wrapped__).nonlocals["tokenizer_pool"]
+    give_back = pool.put
+
+    def put(copy: Any) -> None:
+        keep_few_words(copy.backend_tokenizer)
+        give_back(copy)
+
+    pool.put = put  # type: ignore[method-assign,assignment]
+    with borrow():
+        pass  # the first one is there already
 
 
 async def _on_dead_engine(request: Request, error: Exception) -> JSONResponse:

@@ -5,12 +5,15 @@ import json
 import resource
 from collections.abc import Callable
 from functools import partial
+from inspect import getclosurevars
 from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm.tokenizers.hf import maybe_make_thread_pool
 
-from service.prompt import PromptEncoder, keep_few_words
+from service.openai import keep_few_words_in_pool
+from service.prompt import PromptEncoder
 from training.rendering import encode_prompt, load_tokenizer
 
 ODD = [
@@ -47,8 +50,11 @@ def test_prompts_are_not_kept_in_memory(tokenizer: Any, route: str) -> None:
     used = copy.deepcopy(tokenizer)
     if route == "/generate":
         encode: Callable[[str], Any] = partial(PromptEncoder(used).encode, raw=False)
-    else:  # vLLM's routes have the tokenizer itself
-        keep_few_words(used.backend_tokenizer)
+    else:
+        keep_few_words_in_pool(maybe_make_thread_pool(used))
+        borrow = getclosurevars(type(used).encode).nonlocals["_borrow_from_pool"]
+        with borrow(), borrow():
+            pass  # so there is a second copy
         encode = used.encode
     words = ODD[0], ODD[4], ODD[6][:20]
     encode("warm")
