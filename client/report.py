@@ -21,7 +21,7 @@ from client.journal import Entry, read_answers, read_header
 from client.markup import Node, document, element
 from client.post_generate_process import CONVERTERS
 from client.prediction import journal_of
-from client.report_scores import Scores, format_costs, plot, summary, table_of_scores
+from client.report_scores import Scores, scores_section
 from client.report_tasks import answers_section, task_section
 from client.rows import Row, refuse_overwriting, written_aside
 from client.score import score
@@ -57,10 +57,7 @@ def report(
         yield element("h1", f"{model or predictions.name}: {results[0]['overall']:.2%}")
         facts = [f"gold {gold_path}", f"predictions {predictions}", f"converter {converter}"]
         yield element("p", " · ".join(facts), class_="quiet")
-        yield from summary(results)
-        yield from plot(results)
-        yield from table_of_scores(results)
-        yield from format_costs(results[0])
+        yield from scores_section(results)
         yield from answers_section(samples, targets, entries)
         yield element("h2", "Task by task")
         for task in sorted(samples):

@@ -11,7 +11,15 @@ from client.score import label_of_mean
 Scores = list[dict[str, Any]]  # as score.score gives them
 
 
-def summary(results: Scores) -> Iterator[Node]:
+def scores_section(results: Scores) -> Iterator[Node]:
+    """The mean, all tasks as a plot and in figures, the format's cost of the first file."""
+    yield from _summary(results)
+    yield from _plot(results)
+    yield from _table_of_scores(results)
+    yield from _format_costs(results[0])
+
+
+def _summary(results: Scores) -> Iterator[Node]:
     """The mean over tasks of each file, and what lies between them."""
     first = results[0]
     cards = []
@@ -33,7 +41,7 @@ def _card(name: str, figure: str, note: str, series: str = "") -> Node:
     )  # fmt: skip
 
 
-def plot(results: Scores) -> Iterator[Node]:
+def _plot(results: Scores) -> Iterator[Node]:
     """All tasks with their intervals, the mean last."""
     yield element("h2", "Scores")
     told = f"{LEVEL:.0%} intervals of {RESAMPLES:,} resamples of the rows"
@@ -55,7 +63,7 @@ def _mark(scores: dict[str, Any], name: str) -> Mark:
     return Mark(scores[name], scores["interval"])
 
 
-def table_of_scores(results: Scores) -> Iterator[Node]:
+def _table_of_scores(results: Scores) -> Iterator[Node]:
     """Every figure of the first file, and the difference to the second."""
     head = ["task", "metric", "rows", "score", "interval", *(["difference"] * len(results[1:]))]
     figures = {"precision": "precision", "recall": "recall", "f1": "F1",
@@ -73,7 +81,7 @@ def table_of_scores(results: Scores) -> Iterator[Node]:
     yield table(head, lines, class_="numbers")
 
 
-def format_costs(result: dict[str, Any]) -> Iterator[Node]:
+def _format_costs(result: dict[str, Any]) -> Iterator[Node]:
     """A lenient reading beside the official one, and the causes of what it finds."""
     yield element("h2", "What the answers' format cost")
     gain = f"would score {result['lenient']:.2%} instead of {result['overall']:.2%}"

@@ -33,6 +33,16 @@ def end(window: Window, sent: list[Ticket], seconds: float | None = None) -> Non
         window.leave(ticket)
 
 
+def grown(window: Window, rounds: int) -> list[int]:
+    """The rows under way in each of some rounds that are answered in time."""
+    under_way = []
+    for _ in range(rounds):
+        sent = fill(window)
+        under_way.append(sum(ticket.rows for ticket in sent))
+        end(window, sent, seconds=1)
+    return under_way
+
+
 def test_it_begins_with_all_connections_full() -> None:
     assert [ticket.rows for ticket in fill(Window(PACE))] == [8] * 4
 
@@ -47,11 +57,7 @@ def test_answers_let_it_grow_by_at_most_a_list_a_round_up_to_its_most() -> None:
     window = Window(PACE)
     for _ in range(2):
         end(window, fill(window))
-    under_way = []
-    for _ in range(8):
-        sent = fill(window)
-        under_way.append(sum(ticket.rows for ticket in sent))
-        end(window, sent, seconds=1)
+    under_way = grown(window, rounds=8)
     assert under_way[0] == 8
     assert all(0 <= after - before <= 8 for before, after in pairwise(under_way))
     assert under_way[-2:] == [32, 32]
@@ -61,12 +67,7 @@ def test_from_a_single_row_it_at_most_doubles_in_a_round() -> None:
     window = Window(PACE)
     for _ in range(20):
         end(window, fill(window))
-    under_way = []
-    for _ in range(4):
-        sent = fill(window)
-        under_way.append(sum(ticket.rows for ticket in sent))
-        end(window, sent, seconds=1)
-    assert under_way == [1, 2, 4, 8]
+    assert grown(window, rounds=4) == [1, 2, 4, 8]
 
 
 def test_however_often_it_is_refused_one_row_is_tried() -> None:
