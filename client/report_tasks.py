@@ -66,7 +66,7 @@ def task_section(
         parts = [element("p", told)]
     bad = worst(samples, WORST_ROWS)
     if bad:
-        parts.append(element("h3", f"The {len(bad)} worst rows"))
+        parts.append(element("h3", "Worst rows"))
     return folded(title, *parts, *(_row(each, texts) for each in bad))
 
 
