@@ -59,11 +59,10 @@ class Window:
         self._under_way -= ticket.rows
 
     def answered(self, ticket: Ticket, seconds: float) -> None:
-        """A list has its answers after so long: a list more in a round, at most twice as many rows.
+        """A list has its answers after so long.
 
-        Or fewer, where it took too long.
-
-        A row that is slow by itself is no reason to ask for one at a time.
+        In time: a list more of rows in a round, at most twice as many. Too late: fewer rows, but
+        one a connection, for a row can be slow by itself.
         """
         if seconds > self._pace.latency:
             shorter = max(0.5, self._pace.latency / seconds)
