@@ -16,16 +16,23 @@ import httpx
 START_LIMIT_S = 300
 
 
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """A port that nobody listens at."""
+    with socket.socket(type=kind) as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 class ServerProcess:
     """Starts at once; `wait_ready` waits. `url` stays the same over restarts."""
 
-    def __init__(self, model: Path, log: Path, **settings: Any) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+    def __init__(
+        self, model: Path, log: Path, host: str = "127.0.0.1", port: int = 0, **settings: Any
+    ) -> None:
+        self.port = port or free_port()
+        self.url = f"http://{host}:{self.port}"
         self.log = log
-        self._arguments = ["--model", str(model), "--port", str(self.port)]
+        self._arguments = ["--model", str(model), "--host", host, "--port", str(self.port)]
         for name, value in ({"dtype": "float32"} | settings).items():
             self._arguments += [f"--{name.replace('_', '-')}", str(value)]
         self.start()

@@ -17,10 +17,10 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
 
 
-def client(server: ServerProcess, source: Path, output: Path) -> "subprocess.Popen[bytes]":
+def client(url: str, source: Path, output: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [
-            sys.executable, str(ROOT / "client" / "predict_testset.py"), "--url", server.url,
+            sys.executable, str(ROOT / "client" / "predict_testset.py"), "--url", url,
             "--input", str(source), "--output", str(output), "--parameters", PARAMETERS,
             "--batch-size", "8", "--connections", "2", "--model-wait", "300",
         ],
@@ -45,7 +45,7 @@ def test_the_whole_test_set_is_answered_in_order_with_every_field(
     server: ServerProcess, demo: Path, tmp_path: Path
 ) -> None:
     source, output = demo / "data" / "test.json", tmp_path / "predictions.json"
-    assert client(server, source, output).wait(timeout=300) == 0
+    assert client(server.url, source, output).wait(timeout=300) == 0
     for asked, answered in zip(rows(source), rows(output), strict=True):
         assert answered["target"]
         assert {**asked, "target": answered["target"]} == answered
@@ -56,9 +56,9 @@ def test_a_killed_client_goes_on_and_asks_no_finished_row_again(
 ) -> None:
     source = demo / "data" / "test.json"
     undisturbed, output = tmp_path / "undisturbed.json", tmp_path / "predictions.json"
-    assert client(server, source, undisturbed).wait(timeout=300) == 0
+    assert client(server.url, source, undisturbed).wait(timeout=300) == 0
     for count in (7, 60):
-        killed = client(server, source, output)
+        killed = client(server.url, source, output)
         wait_for_rows(output, count)
         killed.kill()
         killed.wait()
@@ -67,7 +67,7 @@ def test_a_killed_client_goes_on_and_asks_no_finished_row_again(
     while server.metric("mergeline_requests_in_flight") > 0:
         time.sleep(0.05)  # the killed client's requests are being aborted
     asked_before = server.metric("mergeline_prompts_total")
-    assert client(server, source, output).wait(timeout=300) == 0
+    assert client(server.url, source, output).wait(timeout=300) == 0
     asked = server.metric("mergeline_prompts_total") - asked_before
     assert asked == len(rows(source)) - finished
     assert output.read_bytes() == undisturbed.read_bytes()
@@ -78,10 +78,10 @@ def test_a_killed_server_that_comes_back_loses_nothing(
 ) -> None:
     source = demo / "data" / "test.json"
     undisturbed, output = tmp_path / "undisturbed.json", tmp_path / "predictions.json"
-    assert client(server, source, undisturbed).wait(timeout=300) == 0
+    assert client(server.url, source, undisturbed).wait(timeout=300) == 0
     mortal = ServerProcess(demo / "model", logs / "mortal.log").wait_ready()
     try:
-        running = client(mortal, source, output)
+        running = client(mortal.url, source, output)
         wait_for_rows(output, 40)
         engine = mortal.descendants()
         mortal.kill()
