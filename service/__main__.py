@@ -30,6 +30,9 @@ def main() -> int:
     from service.server import Server
 
     engine = VLLMEngine(settings)
+    if settings.node_rank:
+        engine.follow()
+        return 1  # node 0 has gone
     server = Server(create_app(engine, settings), settings)
     server.run()
     sys.stdout.flush()

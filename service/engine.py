@@ -18,6 +18,7 @@ from service.backend import GenerationRequest, Step
 from service.conversion import completion, first_line, parameter, prompt, sampling_params, timing
 from service.cores import bind, compute_in_engine_process
 from service.errors import ENGINE_GONE, InvalidRequestError, UnavailableError
+from service.follower import end_with
 from service.garbage import search_as_usual
 from service.memory import keep_freed_memory
 from service.placement import Placement
@@ -166,6 +167,17 @@ class VLLMEngine:
             self._llm.shutdown()
             self._llm = None  # or AsyncLLM.__del__ would shut it down again, at exit
 
+    def _node_settings(self) -> dict[str, Any]:
+        settings = self._settings
+        if settings.nodes == 1:
+            return {}
+        return {
+            "nnodes": settings.nodes,
+            "node_rank": settings.node_rank,
+            "master_addr": settings.leader_address,
+            "distributed_executor_backend": "mp",
+        }
+
     def _lora_settings(self) -> dict[str, Any]:
         settings = self._settings
         slots = settings.adapter_slots
@@ -179,16 +191,7 @@ class VLLMEngine:
         }
 
     def _load(self) -> None:
-        settings = self._settings
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kvcache_gib))
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        # vLLM forks where it can: out of a process with many threads, and without loading plugins
-        # anew, so that nothing would end the engine after a server that was killed (orphans.py)
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        if settings.dtype == "float32":  # else Triton's attention multiplies in TF32, on a GPU
-            os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
-        if self._placement.marks:  # ChatGLM-6B's positions were tried with the first runner only
-            os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+        self._set_environment()
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.envs import enable_envs_cache
         from vllm.platforms import current_platform
@@ -205,6 +208,28 @@ class VLLMEngine:
                     bind(process.pid)
         enable_envs_cache()  # vLLM reads a variable at every token
         self._llm = llm
+
+    def follow(self) -> None:
+        """Compute this node's share of the model for node 0; ends the process when that ends."""
+        end_with(self._settings.leader_address, self._settings.port)
+        self._set_environment()
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+
+        config = AsyncEngineArgs(**self._engine_args()).create_engine_config(headless=True)
+        MultiprocExecutor(config, monitor_workers=False).start_worker_monitor(inline=True)
+
+    def _set_environment(self) -> None:
+        settings = self._settings
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kvcache_gib))
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # vLLM forks where it can: out of a process with many threads, and without loading plugins
+        # anew, so that nothing would end the engine after a server that was killed (orphans.py)
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        if settings.dtype == "float32":  # else Triton's attention multiplies in TF32, on a GPU
+            os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
+        if self._placement.marks:  # ChatGLM-6B's positions were tried with the first runner only
+            os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
     def _engine_args(self) -> dict[str, Any]:
         from vllm.config import StructuredOutputsConfig
@@ -233,6 +258,7 @@ class VLLMEngine:
             "tensor_parallel_size": gpus,
             # with one GPU (or a CPU) a worker process of its own is only a detour
             "distributed_executor_backend": "uni" if gpus == 1 else None,
+            **self._node_settings(),
             "gpu_memory_utilization": settings.gpu_memory_utilization,
             "enforce_eager": eager,
             "seed": settings.engine_seed,

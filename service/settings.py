@@ -63,7 +63,14 @@ class Settings(BaseSettings):
         None, ge=8, description="most tokens of prompt + output; default: what the model allows"
     )
     max_num_seqs: int = Field(256, ge=1, description="most sequences in one engine step")
-    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share the model")
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="GPUs that share the model, of all nodes"
+    )
+    nodes: int = Field(
+        1, ge=1, description="machines that those GPUs are in; all get the same settings"
+    )
+    node_rank: int = Field(0, ge=0, description="which of them this is; 0 answers the requests")
+    leader_address: str = Field("", description="where the others find node 0")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     cpu_kvcache_gib: int = Field(2, ge=1, description="size of the key-value cache on a CPU")
     enforce_eager: bool | None = Field(
@@ -149,6 +156,19 @@ class Settings(BaseSettings):
             raise ValueError(f"max_adapters={self.max_adapters} is below the {len(first)} given")
         if self.adapter_slots and not first and self.max_adapter_rank is None:
             raise ValueError("max_adapters needs max_adapter_rank when no adapter is given")
+        return self
+
+    @model_validator(mode="after")
+    def _nodes_agree(self) -> "Settings":
+        if self.tensor_parallel_size % self.nodes:
+            raise ValueError(
+                f"tensor_parallel_size={self.tensor_parallel_size} is no multiple of {self.nodes} "
+                "nodes: it counts the GPUs of all of them"
+            )
+        if self.node_rank >= self.nodes:
+            raise ValueError(f"node_rank={self.node_rank}: {self.nodes} nodes count from 0")
+        if self.nodes > 1 and not self.leader_address:
+            raise ValueError("nodes above 1 need leader_address")
         return self
 
     @cached_property

@@ -1,0 +1,42 @@
+"""A model shared by two nodes: the answers of one, and the second ends with the first."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.server import ServerProcess, serving
+
+PROMPTS = ["感冒了怎么办？", "头痛三天，咳嗽。"]
+ENDS_WITHIN_S = 30
+SHARED: dict[str, Any] = {
+    "tensor_parallel_size": 2, "nodes": 2, "leader_address": "127.0.0.1", "cpu_kvcache_gib": 1,
+}  # fmt: skip
+
+
+def test_two_nodes_answer_as_one_and_the_second_ends_with_the_first(
+    server: ServerProcess, demo: Path, logs: Path
+) -> None:
+    asked = {"max_tokens": 24, "ignore_eos": True}
+    expected = server.generated_ids(PROMPTS, **asked)
+    with serving(demo / "model", logs / "node-0.log", wait=False, **SHARED) as first:
+        second = ServerProcess(
+            demo / "model", logs / "node-1.log", port=first.port, node_rank=1, **SHARED
+        )
+        try:
+            assert first.wait_ready().generated_ids(PROMPTS, **asked) == expected
+            engine = second.descendants()
+            assert first.stop() == 0
+            assert second.process.wait(ENDS_WITHIN_S) == 1
+            second.wait_gone(engine)
+        finally:
+            second.stop()
+
+
+def test_a_node_whose_first_never_comes_ends_when_told_to(demo: Path, logs: Path) -> None:
+    alone = ServerProcess(demo / "model", logs / "alone.log", node_rank=1, **SHARED)
+    while not (workers := alone.descendants()):
+        time.sleep(0.1)
+    started = time.monotonic()
+    assert alone.stop() == 0
+    assert time.monotonic() - started < ENDS_WITHIN_S
+    alone.wait_gone(workers)
