@@ -1,11 +1,13 @@
 """Put the outputs of all shards together: the file that one run would have written.
 
 python client/merge_shards.py --input test.json --output test_predictions.json shard-*.json
+With --wait it may be started beside the runs that write them: each appears when it is complete.
 """
 
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +16,12 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
 
 from client.errors import ClientError, InputError
 from client.journal import read_header
+from client.predict_testset import seconds
 from client.prediction import journal_of
 from client.rows import Row, read_rows, refuse_overwriting, write_rows
 from client.selection import Selection
+
+_LOOK_EVERY_S = 1.0
 
 
 def merge(source: Path, shards: Sequence[Path], output: Path) -> int:
@@ -70,6 +75,18 @@ def _refuse_different_runs(shards: Sequence[Path]) -> None:
             )
 
 
+def wait_for(shards: Sequence[Path], patience: float) -> None:
+    """Until all are there; after `patience` seconds, raise InputError naming those that are not."""
+    deadline = time.monotonic() + patience
+    while missing := [path for path in shards if not path.exists()]:
+        if time.monotonic() >= deadline:
+            raise InputError(
+                f"not there after {patience:g} s: {', '.join(map(str, missing))}. A shard's output "
+                "appears when all of its rows are answered: look at the runs that write them"
+            )
+        time.sleep(_LOOK_EVERY_S)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Merge; 2 when the shards do not make a whole."""
     description = str(__doc__).partition("\n")[0]
@@ -77,9 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--input", type=Path, required=True, help="the whole test set")
     add("--output", type=Path, required=True, help="its rows with the shards' targets")
+    add("--wait", type=seconds, default=0.0, metavar="S", help="for shards that are not there yet")
     add("shards", type=Path, nargs="+", metavar="SHARD", help="what the runs with --shard wrote")
     options = parser.parse_args(arguments)
     try:
+        if options.wait:
+            wait_for(options.shards, options.wait)
         rows = merge(options.input, options.shards, options.output)
     except ClientError as problem:
         print(f"error: {problem}", file=sys.stderr)

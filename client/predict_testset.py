@@ -100,10 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     one("--adapter-by", metavar="FIELD=RULES", default=None, help="one by task: task_dataset=ad-{}")
     add("--batch-size", type=count, default=pace.batch_size, help="prompts a request")
     add("--connections", type=count, default=pace.connections, help="requests at a time")
-    add("--latency", type=_seconds, default=pace.latency,
+    add("--latency", type=seconds, default=pace.latency,
         help="ask less at a time while lists take longer (s)")  # fmt: skip
-    add("--timeout", type=_seconds, default=Job.timeout, help="longest silence of an answer (s)")
-    add("--model-wait", type=_seconds, default=pace.model_wait, help="wait for the server (s)")
+    add("--timeout", type=seconds, default=Job.timeout, help="longest silence of an answer (s)")
+    add("--model-wait", type=seconds, default=pace.model_wait, help="wait for the server (s)")
     add("--tasks", nargs="+", default=(), metavar="TASK", help="only these values of task_dataset")
     add("--shard", type=_shard, default="0/1", metavar="I/N",
         help="only rows I, I+N, …; then merge_shards.py")  # fmt: skip
@@ -128,14 +128,15 @@ def _shard(text: str) -> tuple[int, int]:
     return int(first), int(count)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """A number from 0."""
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
+        number = -1.0
+    if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number of seconds")
-    return seconds
+    return number
 
 
 if __name__ == "__main__":

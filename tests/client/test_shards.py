@@ -1,6 +1,7 @@
 """A test set in parts: what a run selects, and shards put together again."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -123,6 +124,20 @@ def test_shards_of_different_models_are_refused(
     for shard in shards:  # without their journals nobody can tell
         shard.with_name(shard.name + ".journal").unlink()
     assert merged(tmp_path, *shards) == 0
+
+
+def test_a_merge_waits_for_the_shards_that_are_still_written(
+    shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late, aside = shards[1], tmp_path / "aside"
+    late.rename(aside)
+    options = ["--wait", "0.1", "--input", str(tmp_path / "test.json")]
+    options += ["--output", str(tmp_path / "whole.json"), *map(str, shards)]
+    assert merge(options) == 2
+    assert "not there after 0.1 s: " + str(late) in capsys.readouterr().err
+    threading.Timer(0.5, aside.rename, [late]).start()
+    assert merge(["--wait", "60", *options[2:]]) == 0
+    assert len((tmp_path / "whole.json").read_bytes().splitlines()) == 40
 
 
 @pytest.mark.parametrize("text", ["3/3", "1", "1/", "/3", "a/3", "-1/3"])
