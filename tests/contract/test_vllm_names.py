@@ -19,6 +19,7 @@ MEMBERS = [
 ] + [
     ("vllm.v1.engine.output_processor.OutputProcessor", "propagate_error"),
     ("vllm.config.ModelConfig", "get_vocab_size"),
+    ("vllm.v1.executor.multiproc_executor.MultiprocExecutor", "start_worker_monitor"),
     ("vllm.model_executor.layers.layernorm.RMSNorm", "register_oot"),
     ("vllm.platforms.cpu.CpuPlatform", "get_punica_wrapper"),
     ("vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU", "_apply_shrink"),
