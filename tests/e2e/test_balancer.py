@@ -139,6 +139,13 @@ async def _vanish(scaled: Replicas) -> None:
         await asyncio.wait(asked)
 
 
+def test_what_clients_bring_upon_themselves_takes_no_replica_out(scaled: Replicas) -> None:
+    hasty = {"prompt": "感冒", "parameters": {"timeout_s": 0.0001, "max_tokens": 900}}
+    statuses = [ask(scaled.url, "/generate", hasty).status_code for _ in range(12)]
+    assert statuses == [504] * 12
+    assert scaled.balancer.servers_up() == 2
+
+
 @pytest.mark.parametrize("path", ["/metrics", "/abort", "/get_load", "/admin/adapters"])
 def test_a_route_about_one_replica_is_not_for_the_balancer(scaled: Replicas, path: str) -> None:
     answer = httpx.get(scaled.url + path, headers=HEADERS)
