@@ -123,10 +123,10 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(model: Path, log: Path, wait: bool = True, **settings: Any) -> Iterator[ServerProcess]:
-    """A server that is ready (unless `wait` is false), and stopped at the end."""
+def serving(model: Path, log: Path, **settings: Any) -> Iterator[ServerProcess]:
+    """A server that is ready, and stopped at the end."""
     server = ServerProcess(model, log, **settings)
     try:
-        yield server.wait_ready() if wait else server
+        yield server.wait_ready()
     finally:
         server.stop()

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.server import ServerProcess, serving
+from tests.server import ServerProcess
 
 PROMPTS = ["感冒了怎么办？", "头痛三天，咳嗽。"]
 ENDS_WITHIN_S = 30
@@ -18,18 +18,19 @@ def test_two_nodes_answer_as_one_and_the_second_ends_with_the_first(
 ) -> None:
     asked = {"max_tokens": 24, "ignore_eos": True}
     expected = server.generated_ids(PROMPTS, **asked)
-    with serving(demo / "model", logs / "node-0.log", wait=False, **SHARED) as first:
-        second = ServerProcess(
-            demo / "model", logs / "node-1.log", port=first.port, node_rank=1, **SHARED
-        )
-        try:
-            assert first.wait_ready().generated_ids(PROMPTS, **asked) == expected
-            engine = second.descendants()
-            assert first.stop() == 0
-            assert second.process.wait(ENDS_WITHIN_S) == 1
-            second.wait_gone(engine)
-        finally:
-            second.stop()
+    first = ServerProcess(demo / "model", logs / "node-0.log", **SHARED)
+    second = ServerProcess(
+        demo / "model", logs / "node-1.log", port=first.port, node_rank=1, **SHARED
+    )
+    try:
+        assert first.wait_ready().generated_ids(PROMPTS, **asked) == expected
+        engine = second.descendants()
+        assert first.stop() == 0
+        assert second.process.wait(ENDS_WITHIN_S) == 1
+        second.wait_gone(engine)
+    finally:
+        first.stop()
+        second.stop()
 
 
 def test_a_node_whose_first_never_comes_ends_when_told_to(demo: Path, logs: Path) -> None:
