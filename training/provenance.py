@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +30,9 @@ def write_provenance(
     """Write names, settings, versions, the merge's own check (`details`) and `sums` by file.
 
     `sums` are what `sha256sum *.safetensors` prints; `sha256` is the sum of that output, so one
-    value stands for all weights. Holds no paths, no times: equal inputs give equal files.
+    value stands for all weights. `other_files` has the sums of all else in `output`, so this comes
+    last; `python -m service.integrity` compares both. Holds no paths, no times: equal inputs give
+    equal files.
     """
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
     provenance = {
@@ -39,9 +41,21 @@ def write_provenance(
         **details,
         "versions": _versions(),
         "files": dict(sums),
+        "other_files": _other_sums(output, sums),
         "sha256": sha256(listing.encode()).hexdigest(),
     }
     write_json(output / NAME, provenance)
+
+
+def _other_sums(output: Path, weights: Mapping[str, str]) -> dict[str, str]:
+    """The sha256 of what else is in `output`, by its path there."""
+    sums = {}
+    for path in sorted(path for path in output.rglob("*") if path.is_file()):
+        name = path.relative_to(output).as_posix()
+        if name not in weights:
+            with path.open("rb") as file:
+                sums[name] = file_digest(file, "sha256").hexdigest()
+    return sums
 
 
 def _versions() -> dict[str, str]:

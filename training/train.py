@@ -19,7 +19,7 @@ from training.data import Row, read_rows
 from training.errors import TrainingError
 from training.files import write_aside
 from training.hub import local_directory
-from training.processes import is_first, join, node_first
+from training.processes import Processes, is_first, join, node_first
 
 if TYPE_CHECKING:
     from training.checkpoints import Progress
@@ -34,6 +34,8 @@ examples:
   python -m training.train --config my.yaml --resume     # goes on from the newest checkpoint
   torchrun --nproc-per-node 2 -m training.train --config my.yaml               # two GPUs
   torchrun --nproc-per-node 8 -m training.train --config my.yaml parallel=fsdp # base shared out
+  torchrun --nnodes 2 --node-rank 0 --master-addr HOST --nproc-per-node 8 -m training.train \
+      --config my.yaml --resume-if-started       # on two nodes that share the output's folder
 
 Every key of the recipe can be overridden; training/README.md explains them all.
 """
@@ -44,15 +46,22 @@ FREE = {
 }
 
 
-def train(config: TrainConfig, *, resume: bool = False) -> Path:
+def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False) -> Path:
     """Run `config` to its end and return the adapter directory.
 
-    Under torchrun every process calls this; the first one writes. Raises TrainingError for bad
-    data or settings before the base model is loaded; only whether the adapter's targets name
-    something in it shows afterwards.
+    `if_started` resumes only a run that was begun, and leaves one that has ended as it is. Under
+    torchrun every process calls this; the first one writes. Raises TrainingError for bad data or
+    settings before the base model is loaded; only whether the adapter's targets name something in
+    it shows afterwards.
     """
     record = run_directory(config) / "training.yaml"
     settings = _settings(config)
+    if if_started and _is_finished(config, settings):
+        with join() as processes:
+            _agree(processes, config, "the adapter")
+        _say(f"{config.output} is trained already, with these settings")
+        return config.output
+    resume = resume or (if_started and record.exists())
     config = config.model_copy(update={"model": local_directory(str(config.model))})
     _refuse_conflicts(config, record, settings if resume else None)
     splits = {"train": config.data.train} | ({"eval": config.data.eval} if config.data.eval else {})
@@ -65,12 +74,10 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     with join() as processes, _remedy_for_memory():
         if processes.first:
             _tell_start(record.parent, resume)
-        processes.wait()
+        _agree(processes, config, _furthest(record.parent))
         run, progress = build_run(config, datasets, pad, processes, record.parent)
         if processes.first:
-            record.write_text(
-                yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8"
-            )
+            _write_record(record, settings)
         fit(run, progress)
         run.logbook.close()
         _finish(run, progress, tokenizer, record)
@@ -106,13 +113,30 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 def _check_same_run(record: Path, settings: dict[str, Any]) -> None:
     if not record.is_file():
         raise TrainingError(f"{record.parent}: nothing to resume; run once without --resume")
-    before = yaml.safe_load(record.read_text(encoding="utf-8"))
-    changed = sorted(_differences(before, settings) - FREE)
+    changed = _changes(record, settings)
     if changed:
         raise TrainingError(
             f"cannot resume {record.parent}: {', '.join(changed)} changed since it started; "
             "put the old values back or choose another output"
         )
+
+
+def _is_finished(config: TrainConfig, settings: dict[str, Any]) -> bool:
+    """Whether the output is there already, of a run with these settings."""
+    record = config.output / "training.yaml"
+    return record.is_file() and not _changes(record, settings)
+
+
+def _changes(record: Path, settings: dict[str, Any]) -> list[str]:
+    """What makes another adapter of `settings` than of those recorded."""
+    before = yaml.safe_load(record.read_text(encoding="utf-8"))
+    return sorted(_differences(before, settings) - FREE)
+
+
+def _write_record(record: Path, settings: dict[str, Any]) -> None:
+    aside = record.with_name(f".{record.name}")  # a kill must not leave half of it
+    aside.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8")
+    aside.replace(record)
 
 
 def _differences(before: Any, after: Any, key: str = "") -> set[str]:
@@ -125,6 +149,28 @@ def _differences(before: Any, after: Any, key: str = "") -> set[str]:
         )
         return set().union(*inner)
     return set() if before == after else {key}
+
+
+def _furthest(folder: Path) -> str:
+    from training.checkpoints import newest
+
+    checkpoint = newest(folder)
+    return checkpoint.name if checkpoint else "no checkpoint"
+
+
+def _agree(processes: Processes, config: TrainConfig, found: str) -> None:
+    """Wait for every process; refuse to go on when another one found something else."""
+    if processes.world == 1:
+        return
+    from torch.distributed import all_gather_object
+
+    everywhere = [""] * processes.world
+    all_gather_object(everywhere, found)
+    if len({*everywhere}) > 1:
+        raise TrainingError(
+            f"the processes do not find the same at {config.output} and {run_directory(config)} "
+            f"({', '.join(everywhere)}): put the output into a folder that all nodes share"
+        )
 
 
 def _tell_start(folder: Path, resume: bool) -> None:
@@ -226,11 +272,19 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, required=True, help="recipe, a YAML file")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    again.add_argument(
+        "--resume-if-started",
+        action="store_true",
+        help="for jobs that are started again with the same command line: go on when this run was "
+        "begun before, begin it when not, and end at once when its adapter is there",
+    )
     parser.add_argument("override", nargs="*", metavar="key=value", help="replaces a recipe's key")
     args = parser.parse_intermixed_args(arguments)
     try:
-        train(load_config(args.config, args.override), resume=args.resume)
+        config = load_config(args.config, args.override)
+        train(config, resume=args.resume, if_started=args.resume_if_started)
     except TrainingError as error:
         if node_first():
             print(f"error: {error}", file=sys.stderr)

@@ -185,6 +185,12 @@ def test_provenance_tells_what_was_merged_and_proves_the_files(
     assert (told["adapters"][0]["r"], told["adapters"][0]["lora_alpha"]) == (4, 8)
     assert sorted(told["adapters"][0]["target_modules"]) == sorted(PROJECTIONS)
     assert told["files"] == sums
+    others = [path for path in (tmp_path / "out").iterdir() if path.name not in sums]
+    assert told["other_files"] == {
+        path.name: sha256(path.read_bytes()).hexdigest()
+        for path in others
+        if path.name != "provenance.json"
+    }
     assert told["sha256"] == sha256(listing.encode()).hexdigest()
     assert told["versions"].keys() == {"python", "mergeline", "numpy", "numba"}
     assert told["check"]["changed"] == 14
