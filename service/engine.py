@@ -18,7 +18,7 @@ from service.backend import GenerationRequest, Step
 from service.conversion import completion, first_line, parameter, prompt, sampling_params, timing
 from service.cores import bind, compute_in_engine_process
 from service.errors import ENGINE_GONE, InvalidRequestError, UnavailableError
-from service.follower import end_with
+from service.follower import Follower
 from service.garbage import search_as_usual
 from service.memory import keep_freed_memory
 from service.placement import Placement
@@ -211,7 +211,7 @@ class VLLMEngine:
 
     def follow(self) -> None:
         """Compute this node's share of the model for node 0; ends the process when that ends."""
-        end_with(self._settings.leader_address, self._settings.port)
+        Follower(self._settings.leader_address, self._settings.port).start()
         self._set_environment()
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.executor.multiproc_executor import MultiprocExecutor

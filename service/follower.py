@@ -1,6 +1,7 @@
 """On a node that only computes: end when node 0, which answers the requests, has gone.
 
-vLLM's workers would wait for its next step for ever.
+vLLM's workers would wait for its next step for ever. Told to stop, the node goes on until then:
+node 0, told so too, still has requests to finish, and cannot without it.
 """
 
 import multiprocessing
@@ -9,39 +10,54 @@ import signal
 import threading
 import time
 import urllib.request
+from types import FrameType
 
 LOOK_EVERY_S = 2.0
 GONE_AFTER_S = 10.0
 
 
-def end_with(leader: str, port: int) -> None:
-    """Exit with 1 when node 0 answers no longer, with 0 on SIGTERM; the workers go too."""
-    signal.signal(signal.SIGTERM, lambda *_: _end(0))
-    url = f"http://{leader}:{port}/livez"
-    threading.Thread(target=_watch, args=(url,), name="watch-leader", daemon=True).start()
+class Follower:
+    """Watches node 0 from a thread, and hears SIGTERM."""
 
+    def __init__(self, leader: str, port: int) -> None:
+        self._url = f"http://{leader}:{port}/livez"
+        self._leader_was_there = self._told_to_stop = False
 
-def _watch(url: str) -> None:
-    while not _answers(url):  # it may start after us
-        time.sleep(LOOK_EVERY_S)
-    seen = time.monotonic()
-    while time.monotonic() - seen < GONE_AFTER_S:
-        time.sleep(LOOK_EVERY_S)
-        if _answers(url):
-            seen = time.monotonic()
-    print(f"error: {url} has not answered for {GONE_AFTER_S:.0f} s: this node ends", flush=True)
-    _end(1)
+    def start(self) -> None:
+        """From now on the process ends with node 0: with 0 when it was told to stop, else with 1.
+
+        At once on a second SIGTERM, or where node 0 was never there.
+        """
+        signal.signal(signal.SIGTERM, self._stop)
+        threading.Thread(target=self._watch, name="watch-leader", daemon=True).start()
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self._told_to_stop or not self._leader_was_there:
+            _end(0)
+        self._told_to_stop = True
+        print("told to stop: this node ends when node 0 has finished", flush=True)
+
+    def _watch(self) -> None:
+        while not self._answers():  # it may start after us
+            time.sleep(LOOK_EVERY_S)
+        self._leader_was_there = True
+        seen = time.monotonic()
+        while time.monotonic() - seen < GONE_AFTER_S:
+            time.sleep(LOOK_EVERY_S)
+            if self._answers():
+                seen = time.monotonic()
+        print(f"{self._url} has not answered for {GONE_AFTER_S:.0f} s: this node ends", flush=True)
+        _end(0 if self._told_to_stop else 1)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(self._url, timeout=LOOK_EVERY_S):
+                return True
+        except OSError:  # also 503: its engine is dead, and it is about to end
+            return False
 
 
 def _end(code: int) -> None:
     for worker in multiprocessing.active_children():
         worker.kill()
     os._exit(code)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=LOOK_EVERY_S):
-            return True
-    except OSError:  # also 503: its engine is dead, and it is about to end
-        return False

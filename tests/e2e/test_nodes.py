@@ -1,6 +1,8 @@
 """A model shared by two nodes: the answers of one, and the second ends with the first."""
 
+import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,13 @@ from tests.server import ServerProcess
 
 PROMPTS = ["感冒了怎么办？", "头痛三天，咳嗽。"]
 ENDS_WITHIN_S = 30
+LONG = {"max_tokens": 1000, "ignore_eos": True}
 SHARED: dict[str, Any] = {
     "tensor_parallel_size": 2, "nodes": 2, "leader_address": "127.0.0.1", "cpu_kvcache_gib": 1,
 }  # fmt: skip
 
 
-def test_two_nodes_answer_as_one_and_the_second_ends_with_the_first(
+def test_two_nodes_answer_as_one_and_end_when_all_is_answered(
     server: ServerProcess, demo: Path, logs: Path
 ) -> None:
     asked = {"max_tokens": 24, "ignore_eos": True}
@@ -25,8 +28,15 @@ def test_two_nodes_answer_as_one_and_the_second_ends_with_the_first(
     try:
         assert first.wait_ready().generated_ids(PROMPTS, **asked) == expected
         engine = second.descendants()
-        assert first.stop() == 0
-        assert second.process.wait(ENDS_WITHIN_S) == 1
+        with ThreadPoolExecutor() as pool:
+            running = pool.submit(first.generated_ids, PROMPTS[:1], **LONG)
+            while not first.metric("mergeline_requests_in_flight"):
+                time.sleep(0.05)
+            for each in (second, first):  # as when the group is deleted
+                each.process.send_signal(signal.SIGTERM)
+            assert len(running.result()[0]) == LONG["max_tokens"]
+        assert first.process.wait(ENDS_WITHIN_S) == 0
+        assert second.process.wait(ENDS_WITHIN_S) == 0
         second.wait_gone(engine)
     finally:
         first.stop()

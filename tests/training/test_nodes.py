@@ -1,4 +1,7 @@
-"""The train Job of k8s/ on two nodes: network namespaces that a cable joins, a pod in each."""
+"""A training job is started again with the same command line, on one node and on two.
+
+The two are network namespaces that a cable joins, with a pod of k8s/'s train Job in each.
+"""
 
 import os
 import re
@@ -20,6 +23,7 @@ from tests.paths import ROOT
 from tests.programs import installed
 from tests.training.conftest import write_recipe
 from tests.training.test_processes import furthest, losses
+from training.train import main
 
 HOSTS = """\
 127.0.0.1 localhost
@@ -227,3 +231,38 @@ def wait_for(path: Path, pods: list[Pod]) -> None:
     while not path.exists():
         assert [pod.process.poll() for pod in pods] == [None, None], [pod.printed for pod in pods]
         time.sleep(0.01)
+
+
+def test_a_run_is_begun_gone_on_with_or_left_as_it_is(
+    recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--config", str(recipe), "--resume-if-started"]
+    for told in ("adapter written to", "is trained already", "is trained already"):
+        assert main(command) == 0
+        assert told in capfd.readouterr().out
+    assert main([*command, "log_every=3"]) == 0  # which changes nothing of the adapter
+    shutil.rmtree(tmp_path / "adapter")
+    assert main(command) == 0
+    printed = capfd.readouterr().out
+    assert f"resuming from {tmp_path}/adapter.run/checkpoint-6" in printed
+    assert "adapter written to" in printed
+
+
+def test_another_run_s_output_is_refused(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--config", str(recipe), "--resume-if-started"]
+    assert main(command) == 0
+    assert main([*command, "lora.r=8"]) == 2
+    assert f"{tmp_path}/adapter exists already: choose" in capsys.readouterr().err
+    (tmp_path / "adapter" / "training.yaml").unlink()
+    assert main(command) == 2
+    shutil.rmtree(tmp_path / "adapter")
+    assert main([*command, "lora.r=8"]) == 2
+    assert "lora.r changed since it started" in capsys.readouterr().err
+
+
+def test_only_one_way_to_go_on_can_be_asked_for(recipe: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--config", str(recipe), "--resume", "--resume-if-started"])
+    assert stopped.value.code == 2
