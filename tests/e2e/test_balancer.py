@@ -45,7 +45,8 @@ BODIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/chat/completions", {"model": "noise", "messages": [{"role": "user", "content": "痛"}],
                               "max_tokens": 5, "temperature": 0, "stream": True}),
 )  # fmt: skip
-CHANGING = ("id", "created", "request_id")
+# a delta is in the joined text, and holds as many tokens as happened to be there
+CHANGING = ("id", "created", "request_id", "delta")
 LARGER_THAN_A_BUFFER = 256 * 1024
 
 
