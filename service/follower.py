@@ -10,10 +10,12 @@ import signal
 import threading
 import time
 import urllib.request
+from http.client import HTTPException
 from types import FrameType
 
 LOOK_EVERY_S = 2.0
-GONE_AFTER_S = 10.0
+GONE_AFTER_S = 60.0  # a busy or restarting network is no reason to load the model anew
+FINISHED_AFTER_S = 10.0  # once told to stop
 
 
 class Follower:
@@ -42,18 +44,22 @@ class Follower:
             time.sleep(LOOK_EVERY_S)
         self._leader_was_there = True
         seen = time.monotonic()
-        while time.monotonic() - seen < GONE_AFTER_S:
+        while (silent := time.monotonic() - seen) < self._patience():
             time.sleep(LOOK_EVERY_S)
             if self._answers():
                 seen = time.monotonic()
-        print(f"{self._url} has not answered for {GONE_AFTER_S:.0f} s: this node ends", flush=True)
+        print(f"{self._url} has not answered for {silent:.0f} s: this node ends", flush=True)
         _end(0 if self._told_to_stop else 1)
+
+    def _patience(self) -> float:
+        return FINISHED_AFTER_S if self._told_to_stop else GONE_AFTER_S
 
     def _answers(self) -> bool:
         try:
             with urllib.request.urlopen(self._url, timeout=LOOK_EVERY_S):
                 return True
-        except OSError:  # also 503: its engine is dead, and it is about to end
+        # 503 too: its engine is dead, and it is about to end
+        except (OSError, HTTPException):
             return False
 
 

@@ -57,13 +57,12 @@ def targets() -> list[tuple[str, str, str]]:
     ]
 
 
-def scaler_query() -> str:
+def scaler_queries() -> list[str]:
     """What KEDA asks, without the label that only a cluster's Prometheus adds."""
     [scaler] = [one for one in render(SCALER) if one["kind"] == "ScaledObject"]
-    [trigger] = scaler["spec"]["triggers"]
-    query: str = trigger["metadata"]["query"]
-    assert query.count(IN_CLUSTER) == 1
-    return query.replace(IN_CLUSTER, "")
+    queries = [trigger["metadata"]["query"] for trigger in scaler["spec"]["triggers"]]
+    assert all(query.count(IN_CLUSTER) == 1 for query in queries)
+    return [query.replace(IN_CLUSTER, "") for query in queries]
 
 
 def concrete(expression: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 PROGRAM = """
 import sys, time, service.follower as follower
-follower.LOOK_EVERY_S, follower.GONE_AFTER_S = 0.1, 0.5
+follower.LOOK_EVERY_S, follower.GONE_AFTER_S, follower.FINISHED_AFTER_S = 0.1, 0.5, 0.3
 follower.Follower("127.0.0.1", int(sys.argv[1])).start()
 print("started", flush=True)
 while True: time.sleep(0.1)
