@@ -3,6 +3,7 @@
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -14,9 +15,9 @@ LONGEST_WAIT_S = 60
 
 
 class Admission:
-    """Counts prompts, running and waiting, and refuses those beyond `limit`."""
+    """Counts prompts, running and waiting, and refuses those beyond what `limit` returns."""
 
-    def __init__(self, limit: int, metrics: Metrics) -> None:
+    def __init__(self, limit: Callable[[], int], metrics: Metrics) -> None:
         self.prompts = 0
         self._limit = limit
         self._metrics = metrics
@@ -27,11 +28,12 @@ class Admission:
 
         A list longer than the limit gets in when nothing else is under way.
         """
-        if self.prompts and self.prompts + prompts > self._limit:
-            wait = self._wait_s(self.prompts + prompts - self._limit)
+        limit = self._limit()
+        if self.prompts and self.prompts + prompts > limit:
+            wait = self._wait_s(self.prompts + prompts - limit)
             self._metrics.rejections.labels("queue_full").inc()
             raise OverloadedError(
-                f"{self.prompts} prompts are under way, at most {self._limit} may be: "
+                f"{self.prompts} prompts are under way, at most {limit} may be: "
                 f"try again in {wait} s",
                 wait,
             )

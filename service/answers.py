@@ -136,6 +136,7 @@ class Info(TypedDict):
     fingerprint: str
     adapters: list[str]
     dtype: str
+    dtype_reason: str
     max_model_len: int
     vocab_size: int
     chat_template: bool

@@ -46,7 +46,8 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     tracing = Tracing(settings.otlp_traces_endpoint)
     adapters = Adapters(settings, engine)
     lifecycle = Lifecycle(engine, adapters, metrics, settings)
-    admission = Admission(settings.max_num_seqs + settings.max_queued_prompts, metrics)
+    # asked only once the engine is ready: its own default is known then
+    admission = Admission(lambda: engine.max_num_seqs + settings.max_queued_prompts, metrics)
     deployment = Deployment(engine, settings, metrics, adapters, lifecycle, admission)
 
     @asynccontextmanager

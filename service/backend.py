@@ -95,6 +95,14 @@ class Engine(Protocol):
         """Load the model; raises whatever hindered it."""
 
     @property
+    def dtype_reason(self) -> str:
+        """Why it is that one."""
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Most sequences that it computes at a time; the rest wait."""
+
+    @property
     def eos_token_ids(self) -> frozenset[int]:
         """Token ids that end an answer."""
 

