@@ -18,6 +18,7 @@ from training.checkpoints import Progress
 from training.errors import TrainingError
 from training.loss import answer_tokens, evaluate
 from training.run import Run
+from training.threads import Threads
 
 if TYPE_CHECKING:
     import torch
@@ -29,12 +30,14 @@ def fit(run: Run, progress: Progress) -> None:
     Raises TrainingError when the loss is no longer a finite number.
     """
     config = run.config
+    threads = Threads()
     seconds, losses = 0.0, list["torch.Tensor"]()
     while not _over(run, progress):
         started = time.monotonic()
         losses.append(_update(run, progress.update))
         seconds += time.monotonic() - started
         progress.update += 1
+        threads.look()
         run.logbook.advance()
         if _due(run, config.log_every, progress):
             _log(run, progress.update, losses, seconds)

@@ -1,5 +1,8 @@
+import math
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,3 +95,51 @@ def test_what_cannot_be_bound_goes_on(
     sleeper.kill()
     sleeper.wait()
     cores.bind(sleeper.pid)
+
+
+@pytest.mark.parametrize(
+    ("physical", "quota", "threads"),
+    [
+        (1, math.inf, 1), (2, math.inf, 1), (64, math.inf, 63), (64, 2, 1), (64, 0.5, 1),
+        (64, 4, 3), (64, 3.9, 2), (4, 64, 3),
+    ],
+)  # fmt: skip
+def test_threads_follow_cores_and_quota(physical: int, quota: float, threads: int) -> None:
+    assert cores.engine_threads(physical, quota) == threads
+
+
+def test_a_quota_below_the_cores_is_not_left_to_vllm_on_many_nodes(
+    one_node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM would bind a thread to every core of a node, whatever the quota."""
+    one_node.write_text("0-1\n")
+    monkeypatch.setattr(cores, "cpu_quota", lambda: 0.5)
+    cores.compute_in_engine_process()
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+
+
+def test_a_bound_thread_is_freed_once_its_core_is_crowded(
+    one_node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two busy processes on one core: the one that is ours gets all cores back."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("binding needs two CPUs")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(cores, "LOOK_EVERY_S", 0.2)
+    cores.compute_in_engine_process()
+    busy = [sys.executable, "-c", "while True: pass"]
+    with subprocess.Popen(busy) as ours:
+        try:
+            bound = affinity_after_bind(ours)
+            assert len(bound) == 1
+            with subprocess.Popen(["taskset", "-c", str(*bound), *busy]) as other:
+                try:
+                    deadline = time.monotonic() + 60
+                    while os.sched_getaffinity(ours.pid) != os.sched_getaffinity(0):
+                        assert time.monotonic() < deadline
+                        time.sleep(0.05)
+                finally:
+                    other.kill()
+        finally:
+            ours.kill()
