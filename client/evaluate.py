@@ -26,6 +26,7 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
 from client import predict_testset
 from client.errors import ClientError, InputError
 from client.gold import read_gold, read_predictions
+from client.pipes import run
 from client.post_generate_process import CONVERTERS
 from client.report import report
 from client.rows import read_rows, refuse_overwriting, write_rows
@@ -177,4 +178,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

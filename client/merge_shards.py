@@ -16,6 +16,7 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
 
 from client.errors import ClientError, InputError
 from client.journal import read_header
+from client.pipes import run
 from client.predict_testset import seconds
 from client.prediction import journal_of
 from client.rows import Row, read_rows, refuse_overwriting, write_rows
@@ -109,4 +110,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

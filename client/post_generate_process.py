@@ -8,6 +8,7 @@ those that the benchmark has had: `v16` first makes `: , ;` full-width (100 of e
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -239,4 +240,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        try:
+            sys.exit(main())
+        finally:  # what argparse printed, too, and not in the interpreter's end
+            print(end="", flush=True)
+            print(end="", file=sys.stderr, flush=True)
+    except BrokenPipeError:  # the reader has gone, as `head` does: end quietly, as by SIGPIPE
+        os._exit(141)

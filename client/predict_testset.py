@@ -18,6 +18,7 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
 from client.adapters import AdapterBy
 from client.errors import ClientError
 from client.parameters import read_parameters
+from client.pipes import run
 from client.prediction import DEMO_INPUT, Job, predict
 from client.selection import Selection
 from client.window import Pace
@@ -140,4 +141,4 @@ def seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -19,6 +19,7 @@ from client.errors import ClientError
 from client.gold import Gold, read_gold, read_predictions, read_targets
 from client.journal import Entry, read_answers, read_header
 from client.markup import Node, document, element
+from client.pipes import run
 from client.post_generate_process import CONVERTERS
 from client.prediction import journal_of
 from client.report_scores import Scores, scores_section
@@ -118,4 +119,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -20,6 +20,7 @@ from client.errors import ClientError
 from client.gold import Gold, read_gold, read_predictions
 from client.leniency import lenient
 from client.metrics import METRICS
+from client.pipes import run
 from client.post_generate_process import CONVERTERS, structured
 from client.rows import Row, refuse_overwriting, written_aside
 
@@ -212,4 +213,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -15,6 +15,7 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
 
 from client import post_generate_process
 from client.errors import ClientError, InputError
+from client.pipes import run
 from client.post_generate_process import FIELDS, RowError, read_rows
 from client.rows import Row, refuse_overwriting, written_aside
 
@@ -92,4 +93,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -6,6 +6,7 @@ Without --model or --config: a Markdown table for well-known models.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -208,11 +209,9 @@ def table(plan: Plan, gpus: Sequence[float]) -> Iterator[str]:
     for name, config in KNOWN.items():
         model = read(config)
         for size in (2, 4):
-            cells = [
-                *(name, str(8 * size), f"{model.parameters:,}"),
-                f"{model.parameters * size / 1e9:.1f} GB",
-                f"{model.cache(size) / 1024:g} KiB",
-            ]
+            weights, cache = model.parameters * size / 1e9, model.cache(size) / 1024
+            cells = [name, str(8 * size), f"{model.parameters:,}"]
+            cells += [f"{weights:.1f} GB", f"{cache:g} KiB"]
             for gpu in gpus:
                 needed, held = plan.fewest(model, size, gpu * 1e9) or (0, 0)
                 cells.append(f"{held:,}{f' on {needed}' if needed > 1 else ''}" if held else "–")
@@ -227,10 +226,9 @@ def describe(model: Model, plan: Plan, dtype: str, gpus: Sequence[float]) -> Ite
     prefix = f" (and {model.prefix} of the prefix)" if model.prefix else ""
     yield f"parameters  {model.parameters:,}"
     yield f"weights     {weights / 1e9:.2f} GB in {dtype}"
-    yield (
-        f"cache       {cache / 1e9:.2f} GB for {plan.sequences:,} x {plan.tokens:,} tokens{prefix},"
-        f" {model.cache(size) / 1024:g} KiB a token"
-    )
+    asked = f"{plan.sequences:,} x {plan.tokens:,} tokens{prefix}"
+    token = f"{model.cache(size) / 1024:g} KiB a token"
+    yield f"cache       {cache / 1e9:.2f} GB for {asked}, {token}"
     yield f"margin      {margin / 1e9:.2f} GB a GPU, assumed (--help)"
     total = (weights + cache + margin) / plan.utilization
     yield f"one GPU     {total / 1e9:.1f} GB at a utilization of {plan.utilization:g}"
@@ -249,30 +247,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.gpu_memory_utilization, args.max_num_seqs, args.max_num_batched_tokens,
     )  # fmt: skip
     path = args.config or (args.model and args.model / "config.json")
+    if path is None:
+        print(*table(plan, args.gpu or GPUS), sep="\n")
+        return 0
     try:
-        if path is None:
-            print(*table(plan, args.gpu or GPUS), sep="\n")
-            return 0
         config = json.loads(path.read_text("utf-8"))
         model = read(config)
         if not any(map(model.splits, plan.gpus)):
             raise SizingError(f"{model.heads} heads cannot be shared by {plan.gpus[0]} GPUs")
         stored = config.get("dtype") or config.get("torch_dtype")
         dtype = args.dtype or ("float16" if stored == "float16" else "bfloat16")
-        print(*describe(model, plan, dtype, args.gpu or GPUS), sep="\n")
+        lines = [*describe(model, plan, dtype, args.gpu or GPUS)]
     except (SizingError, OSError, ValueError) as error:
         print(f"error: {path}: {error}", file=sys.stderr)
         return 2
+    print(*lines, sep="\n")
     return 0
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python k8s/sizing.py",
-        description=__doc__,
-        epilog=EPILOG,
+        prog="python k8s/sizing.py", description=__doc__, epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    )  # fmt: skip
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model", type=Path, metavar="DIR", help="model directory")
     which.add_argument("--config", type=Path, metavar="FILE", help="its config.json alone")
@@ -287,13 +284,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--max-num-batched-tokens", type=int, default=2048, metavar="N", help="(%(default)s)")
     args = parser.parse_args(argv)
     numbers = [each for each in vars(args).values() if isinstance(each, int | float)]
-    if (
-        not all(each > 0 for each in (*numbers, *(args.gpu or ())))
-        or args.gpu_memory_utilization > 1
-    ):
+    if not all(each > 0 for each in numbers + (args.gpu or [])) or args.gpu_memory_utilization > 1:
         parser.error("numbers must be above 0, and --gpu-memory-utilization at most 1")
     return args
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        try:
+            sys.exit(main())
+        finally:  # what argparse printed, too, and not in the interpreter's end
+            print(end="", flush=True)
+            print(end="", file=sys.stderr, flush=True)
+    except BrokenPipeError:  # the reader has gone, as `head` does: end quietly, as by SIGPIPE
+        os._exit(141)

@@ -8,6 +8,7 @@ from pydantic_settings import CliApp
 
 from service.access_log import configure_logging
 from service.garbage import search_seldom
+from service.pipes import run
 from service.settings import Settings
 
 search_seldom()  # here, since the engine's process imports this file first, then vLLM
@@ -43,4 +44,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

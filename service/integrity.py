@@ -19,6 +19,8 @@ from tempfile import mkstemp
 from threading import Lock
 from typing import Any
 
+from service.pipes import run
+
 PROVENANCE = "provenance.json"
 INDEX = ".safetensors.index.json"
 CHUNK = 4 << 20  # bytes read at once
@@ -277,4 +279,4 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):  # at once, though threads are still reading
         signal.signal(number, lambda received, _: os._exit(128 + received))
-    sys.exit(main())
+    run(main)

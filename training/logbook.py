@@ -4,29 +4,23 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from training.progress import Meter
+
 Entry = dict[str, float]
 
 
 class Logbook:
-    """Writes to `folder`/log.jsonl and `folder`/tensorboard, and shows a progress bar.
+    """Writes to `folder`/log.jsonl and `folder`/tensorboard, and shows how far it is.
 
     A run that goes on after `start` updates takes back what was logged beyond them. Without
     `active` (every process but the first) nothing is written or shown.
     """
 
     def __init__(self, folder: Path, start: int, updates: int, *, active: bool) -> None:
-        from tqdm import tqdm
-
         self.entries: list[Entry] = []
         self._path = folder / "log.jsonl"
         self._updates = updates
-        self._bar = tqdm(
-            total=updates,
-            initial=start,
-            desc="train",
-            unit="update",
-            disable=None if active else True,
-        )
+        self._progress = Meter("train", updates, "update", done=start, shown=active)
         self._active = active
         if active:
             from torch.utils.tensorboard import SummaryWriter
@@ -38,7 +32,7 @@ class Logbook:
 
     def advance(self) -> None:
         """One more update is done."""
-        self._bar.update()
+        self._progress.update()
 
     def record(self, update: int, values: Mapping[str, float]) -> None:
         """Log named values after so many updates."""
@@ -52,11 +46,11 @@ class Logbook:
             self._board.add_scalar(name, value, update)
         self._board.flush()
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self._bar.write(f"update {update}/{self._updates}  {shown}")
+        self._progress.write(f"update {update}/{self._updates}  {shown}")
 
     def close(self) -> None:
         """No more is coming."""
-        self._bar.close()
+        self._progress.close()
         if self._active:
             self._board.close()
 

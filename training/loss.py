@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from training.batches import micro_batches
 from training.collate import IGNORED, Batch, Features
 from training.processes import Processes
+from training.progress import Meter
 
 if TYPE_CHECKING:
     import torch
@@ -65,14 +66,14 @@ def evaluate(
 ) -> float:
     """Mean cross-entropy per answer token over all `rows`, shared out among the processes."""
     import torch
-    from tqdm import tqdm
 
     by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]["labels"]))
     batches = micro_batches(by_length, 0, 1, size)
     rounds = range(0, len(batches), processes.world)
     total = torch.zeros((), device=processes.device)
     loss.model.eval()
-    for first in tqdm(rounds, "evaluate", leave=False, disable=None if processes.first else True):
+    bar = Meter("evaluate", len(rounds), "round", leave=False, shown=processes.first)
+    for first in bar.over(rounds):
         mine = first + processes.rank
         # with sharded weights every process takes part in every round, even with nothing to add
         batch = collate([rows[index] for index in batches[min(mine, len(batches) - 1)]])

@@ -5,6 +5,7 @@ Nothing but a few megabytes of weights is in memory at any moment.
 """
 
 import argparse
+import atexit
 import gc
 import signal
 import sys
@@ -21,6 +22,7 @@ from training.files import write_aside
 from training.hub import local_directory
 from training.merged_weights import Written, write_weights
 from training.model_files import copy_model_files, read_config
+from training.pipes import run
 from training.prefix_files import (
     PrefixAdapter,
     config_changes,
@@ -253,6 +255,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-written stays
     gc.disable()  # nothing here makes cycles worth looking for
-    code = main()
-    gc.freeze()  # else the interpreter looks for them before it ends, through all that was loaded
-    sys.exit(code)
+    # else the interpreter looks for them before it ends, through all that was loaded
+    atexit.register(gc.freeze)
+    run(main)

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 
-from tqdm import tqdm
-
 from training.composition import Part
 from training.lora import total_change
 from training.pipeline import done_ahead
+from training.progress import Meter
 from training.rounding import CHUNK_ELEMENTS, Tally, copy_chunk, merge_chunk
 from training.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor
 from training.shards import Shard, write_index, write_shard
@@ -44,9 +43,9 @@ def write_weights(shards: Sequence[Shard], parts: Mapping[str, Part]) -> Written
     written = Written()
     written.changed |= {name for name, part in parts.items() if part.replaced}
     size = sum(tensor.size for shard in shards for tensor in shard)
-    with tqdm(total=size, unit="B", unit_scale=True, desc="merge", disable=None) as bar:
+    with Meter("merge", size, "B") as progress:
         for shard in shards:
-            chunks = _take(done_ahead(_jobs(shard, parts), AHEAD), written, bar.update)
+            chunks = _take(done_ahead(_jobs(shard, parts), AHEAD), written, progress.update)
             written.sums[shard[0].path.name] = write_shard(shard, chunks)
     write_index(shards)
     return written

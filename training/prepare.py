@@ -11,6 +11,7 @@ from pathlib import Path
 
 from training.config import load_config
 from training.errors import TrainingError
+from training.pipes import run
 
 RECIPE = Path(__file__).parent / "recipes" / "demo_lora.yaml"
 
@@ -63,4 +64,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-written stays
-    sys.exit(main())
+    run(main)

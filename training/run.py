@@ -17,6 +17,7 @@ from training.errors import TrainingError
 from training.logbook import Logbook
 from training.loss import AnswerLoss, keeps_logits
 from training.processes import Processes
+from training.progress import hush_transformers
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,10 @@ def _model(config: TrainConfig, updates: int, processes: Processes) -> tuple[Any
 
 def _load_base(config: TrainConfig, processes: Processes) -> Any:
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     import training.chatglm  # so that ChatGLM-6B is known
 
-    if not processes.first:
-        logging.disable_progress_bar()
+    hush_transformers(shown=processes.first)
     if config.precision == "fp16" and processes.device.type == "cpu":
         raise TrainingError("precision=fp16 needs a GPU; use fp32 or bf16 on this machine")
     base = AutoModelForCausalLM.from_pretrained(

@@ -19,7 +19,9 @@ from training.data import Row, read_rows
 from training.errors import TrainingError
 from training.files import write_aside
 from training.hub import local_directory
+from training.pipes import run
 from training.processes import Processes, is_first, join, node_first
+from training.progress import Meter
 
 if TYPE_CHECKING:
     from training.checkpoints import Progress
@@ -223,18 +225,14 @@ def _encode(
     config: TrainConfig, rows: dict[str, list[Row]]
 ) -> tuple[Any, dict[str, "list[Features]"]]:
     """The tokenizer, and every split as a list of model inputs."""
-    from tqdm import tqdm
-
     from training.collate import features
     from training.rendering import encode_sample, load_tokenizer
 
     tokenizer = load_tokenizer(config.model, config.template)
     datasets = {}
     for split, split_rows in rows.items():
-        bar = tqdm(
-            split_rows, f"tokenise {split}", unit="row", leave=False,
-            disable=None if is_first() else True,
-        )  # fmt: skip
+        title, shown = f"tokenise {split}", is_first()
+        bar = Meter(title, len(split_rows), "row", leave=False, shown=shown).over(split_rows)
         samples = [encode_sample(tokenizer, row, config.data.max_length) for row in bar]
         datasets[split] = [features(sample) for sample in samples]
         tokens = sum(len(inputs["input_ids"]) for inputs in datasets[split])
@@ -296,4 +294,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

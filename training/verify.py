@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from training.adapter_files import Adapter
 from training.composition import EMBEDDINGS, HEADS
 from training.errors import TrainingError
+from training.progress import hush_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +94,7 @@ def _load(directory: Path) -> Any:
 
     import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
 
+    hush_transformers()
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from training.convert.output import Report
 from training.errors import TrainingError
+from training.pipes import run
 from training.sizes import size_in_bytes
 
 EXAMPLES = """\
@@ -265,4 +266,4 @@ def _tokens(text: str) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-written stays
-    sys.exit(main())
+    run(main)

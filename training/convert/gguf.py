@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import file_digest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,7 @@ from training.convert.gguf_tokenizer import read_tokenizer
 from training.convert.output import Report
 from training.errors import TrainingError
 from training.files import read_json, write_aside, write_json
+from training.progress import hush_transformers
 from training.provenance import write_provenance
 from training.rendering import read_template
 from training.tokenizer_files import finish_tokenizer
@@ -85,8 +87,12 @@ def _reading(source: Path) -> Iterator[Path]:
 
 def _load(place: Path, dtype: str) -> tuple[Loaded, Loaded]:
     import torch
-    from transformers import AutoModelForCausalLM, GgufConfig
+    from tqdm import tqdm
+    from transformers import AutoModelForCausalLM, GgufConfig, modeling_gguf_pytorch_utils
 
+    hush_transformers()
+    # its own bar, which heeds no setting: None hides it where there is no terminal
+    modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=None)
     model = AutoModelForCausalLM.from_pretrained(
         place.parent,
         gguf_file=place.name,

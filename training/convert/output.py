@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from tqdm import tqdm
-
+from training.progress import Meter
 from training.rounding import CHUNK_ELEMENTS, copy_chunk
 from training.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor
 from training.shards import Shard, check_shards, write_index, write_shard
@@ -32,9 +31,9 @@ def write_weights(shards: Sequence[Shard], chunks: Chunks) -> dict[str, str]:
     """
     sums = {}
     total = sum(tensor.size for shard in shards for tensor in shard)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="convert", disable=None) as bar:
+    with Meter("convert", total, "B") as progress:
         for shard in shards:
-            counted = _counted(shard, chunks, bar.update)
+            counted = _counted(shard, chunks, progress.update)
             sums[shard[0].path.name] = write_shard(shard, counted)
     write_index(shards)
     check_shards(shards, sums)

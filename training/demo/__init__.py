@@ -5,6 +5,7 @@ from pathlib import Path
 from training.demo.base import Size, write_base
 from training.demo.tasks import read_rows, write_splits
 from training.files import write_aside
+from training.progress import hush_transformers
 
 ROWS = {"train": 200, "dev": 10, "test": 10}  # samples per task
 
@@ -27,4 +28,5 @@ def build_demo(
     if not base.exists():
         questions = [row["input"] for row in read_rows(data / "train.json")]
         with write_aside(base) as folder:
+            hush_transformers()
             write_base(folder, questions, size or Size(), seed)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from training.errors import TrainingError
+from training.pipes import run
 
 _ABOUT = """\
 Build the demo: data in PromptCBLUE's format for all sixteen tasks, made from rules, and a tiny
@@ -42,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

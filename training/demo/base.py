@@ -8,7 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from training.demo.corpus import corpus
+from training.progress import Meter
 from training.rendering import read_template
+from training.threads import Threads
 from training.tokenizer import tokenizer_from_sentencepiece
 
 CONTEXT = 4096  # tokens
@@ -90,19 +92,20 @@ def pretrain(documents: Sequence[str], tokenizer: Any, size: Size, seed: int) ->
 def fit(model: Any, batches: Iterator[dict[str, Any]], steps: int, lr: float, title: str) -> Any:
     """Train every weight of `model` on as many `batches` as there are steps; in eval mode then."""
     import torch
-    from tqdm import tqdm
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    bar = tqdm(range(steps), desc=title, unit="step")
-    for _ in bar:
-        loss = model(**next(batches)).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        bar.set_postfix(loss=f"{loss.item():.2f}")
+    threads = Threads()
+    with Meter(title, steps, "step") as progress:
+        for _ in range(steps):
+            loss = model(**next(batches)).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            threads.look()
+            progress.update(note=f"loss {loss.item():.2f}")
     return model.eval()
 
 
