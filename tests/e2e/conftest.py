@@ -13,7 +13,7 @@ from tests.server import ServerProcess, serving
 HERE = Path(__file__).parent
 SEQUENCES, QUEUED = 3, 4
 PLACES = 4
-KEYS = {"client": "the-clients-key", "admin": "the-admins-key"}
+KEYS = {"client": "the-client's-key", "admin": "the-admins-key"}
 HEAD_TIMEOUT_S = BODY_TIMEOUT_S = 3
 
 

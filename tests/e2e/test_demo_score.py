@@ -14,6 +14,7 @@ def test_the_fine_tuned_model_beats_its_base_by_a_wide_margin(
     with serving(demo / "base", logs / "base.log") as base_server:
         base = predict(base_server.url, tmp_path / "base.json")
     scores = compare(base, tuned)
+    # the margin is 0.77 here; what another processor or seed trains differs by some hundredths
     step = scores["compare"]["difference"]
     assert step["score"] >= 0.3
     assert step["interval"][0] > 0.2

@@ -1,18 +1,18 @@
 """The HTTP contract on the real vLLM engine."""
 
+import asyncio
 import concurrent.futures
 import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
-from tests.e2e.waiting import wait_idle
+from tests.e2e.waiting import reaches, wait_given_up, wait_idle, wait_metric
 from tests.server import ServerProcess
 from tests.service.bad_requests import BAD_REQUESTS
+from training.demo.tasks import LABEL_TASKS
 
 LONG: dict[str, Any] = {"max_tokens": 3000, "ignore_eos": True}
 
@@ -21,20 +21,26 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
 
 
-def test_the_demo_answers_its_own_task(server: ServerProcess, demo: Path) -> None:
-    dev = [row for row in rows(demo / "data/dev.json") if row["task_dataset"] == "CHIP-CTC"]
+def test_the_demo_answers_its_own_tasks(server: ServerProcess, demo: Path) -> None:
+    """Another processor trains another model: none answers every row, and all answer most.
+
+    Of all tasks about 79 % are right whatever the seed, give or take a few points, and 2 % by
+    the base; ten rows of one task may be 7 here and 9 there.
+    """
+    dev = [row for row in rows(demo / "data/dev.json") if row["task_dataset"] in LABEL_TASKS]
+    assert len(dev) == 70
     results = server.generate([row["input"] for row in dev], max_tokens=32)["results"]
     answers = [result["generated_text"].strip() for result in results]
     right = sum(a == row["target"] for a, row in zip(answers, dev, strict=True))
-    assert right >= 0.8 * len(dev)
-    assert {result["finish_reason"] for result in results} == {"stop"}
+    print(f"{right} of {len(dev)} labels are right")
+    assert right >= 0.5 * len(dev)
 
 
 def test_the_original_clients_body_is_answered(server: ServerProcess, demo: Path) -> None:
     prompt = rows(demo / "data/dev.json")[0]["input"]
     body = {"input": prompt, "parameters": {}}
     answer = httpx.post(server.url + "/generate", json=body, timeout=60).json()
-    assert answer["generated_text"]
+    assert answer["generated_text"] == server.generate(prompt)["generated_text"]
     assert answer["num_output_tokens_cf"] == answer["usage"]["completion_tokens"] > 0
 
 
@@ -54,19 +60,17 @@ def test_a_stream_adds_up_to_the_whole_answer(server: ServerProcess, demo: Path)
 
 def test_sampling_parameters_reach_the_engine(server: ServerProcess) -> None:
     prompt = "随便说点什么"
-    seeded = [
-        server.generate(prompt, temperature=1.5, seed=seed, max_tokens=30)["generated_text"]
-        for seed in (1, 1, 2)
-    ]
+    hot = {"temperature": 2, "max_tokens": 30, "ignore_eos": True}
+    seeded = [server.generated_ids([prompt], seed=seed, **hot) for seed in (1, 1, 2)]
     assert seeded[0] == seeded[1] != seeded[2]
     only = server.generate(prompt, allowed_token_ids=[300], max_tokens=3, logprobs=0)
     assert [position["token_id"] for position in only["logprobs"]] == [300] * 3
     two = server.generate(prompt, n=2, temperature=1, max_tokens=4, ignore_eos=True)
     assert [output["num_output_tokens_cf"] for output in two["outputs"]] == [4, 4]
-    full = server.generate(prompt, max_tokens=20, ignore_eos=True)["generated_text"]
-    cut = server.generate(prompt, max_tokens=20, ignore_eos=True, stop=full[3:5])
-    assert cut["finish_reason"] == "stop"
-    assert cut["generated_text"] == full[: full.index(full[3:5])]
+    given = {"structured_outputs": {"choice": ["感冒发烧咳嗽"]}}  # whatever the model would say
+    assert server.generate(prompt, **given)["generated_text"] == "感冒发烧咳嗽"
+    cut = server.generate(prompt, **given, stop="发烧")
+    assert (cut["finish_reason"], cut["generated_text"]) == ("stop", "感冒")
 
 
 def test_bad_requests_are_refused_by_name_and_the_service_goes_on(server: ServerProcess) -> None:
@@ -86,15 +90,24 @@ def test_metrics_hold_ours_and_the_engines(server: ServerProcess) -> None:
     server.generate("感冒", max_tokens=2)
     assert server.metric("mergeline_requests_total") > 0
     assert server.metric("vllm:generation_tokens_total") > 0
-    wait_idle(server, limit_s=10)
+    wait_idle(server)
 
 
 def test_a_client_that_goes_away_frees_the_engine(server: ServerProcess) -> None:
     for stream in (False, True):
         body = {"prompt": ["感冒"] * 4, "parameters": LONG, "stream": stream}
-        with pytest.raises(httpx.ReadTimeout):  # closes the connection
-            httpx.post(server.url + "/generate", json=body, timeout=1.5)
-        wait_idle(server, limit_s=30)
+        asyncio.run(_go_away(server, body))
+        wait_given_up(server)
+
+
+async def _go_away(server: ServerProcess, body: dict[str, Any]) -> None:
+    """Once the engine computes all of it."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=300) as http:
+        asked = asyncio.create_task(http.post("/generate", json=body))
+        await reaches(server, "vllm:num_requests_running", 4)
+        asked.cancel()  # closes the connection
+        await asyncio.wait([asked])
+        assert asked.cancelled()
 
 
 def test_livez_answers_early_and_readyz_only_when_a_token_was_generated(
@@ -103,9 +116,10 @@ def test_livez_answers_early_and_readyz_only_when_a_token_was_generated(
     server = ServerProcess(demo / "model", logs / "early.log")
     try:
         alive_after = server.wait_until("/livez")
-        assert httpx.get(server.url + "/readyz").status_code == 503
-        assert httpx.get(server.url + "/is_ready").json() is False
-        refused = httpx.post(server.url + "/generate", json={"prompt": "感冒"})
+        with httpx.Client(base_url=server.url, timeout=60) as http:
+            assert http.get("/readyz").status_code == 503
+            assert http.get("/is_ready").json() is False
+            refused = http.post("/generate", json={"prompt": "感冒"})
         assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
         ready_after = server.wait_until("/readyz")
         print(f"livez after {alive_after:.1f} s, readyz after {ready_after:.1f} s")
@@ -119,8 +133,7 @@ def _sigterm_answers_everything_accepted(server: ServerProcess) -> None:
     """On the same server, since each start takes half a minute."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         asked = [pool.submit(server.generate, "感冒", **LONG, seed=i) for i in range(4)]
-        while server.metric("mergeline_requests_in_flight") < 4:
-            time.sleep(0.02)
+        wait_metric(server, "mergeline_requests_in_flight", 4)
         server.process.send_signal(signal.SIGTERM)
         answers = [task.result() for task in asked]
     assert [answer["num_output_tokens_cf"] for answer in answers] == [3000] * 4

@@ -48,15 +48,17 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "additionalProperties": False,
     },
 }
+HELD_UP_S = 60  # none takes a second where nothing else runs
 CHOICES = ["阴性", "阳性", "没有回答、不知道"]
 # no space: the demo's tokenizer has no token for one
 PATTERN = r"[0-9]{4}-(0[1-9]|1[0-2]):(感冒|发烧|咳嗽){1,3}"
 GRAMMARS = [
-    'root ::= item ("，" item)* "。"\nitem ::= "感冒" | "发烧"',
+    # bounded, for a model may repeat itself for ever
+    'root ::= item ("，" item)? ("，" item)? "。"\nitem ::= "感冒" | "发烧"',
     'start: "共" NUMBER "项"\nNUMBER: /[1-9][0-9]?/',
 ]
-GRAMMAR_PATTERNS = ["(感冒|发烧)(，(感冒|发烧))*。", "共[1-9][0-9]?项"]
-WAYS: list[dict[str, Any]] = [{}, *({"temperature": 1, "seed": seed} for seed in range(5))]
+GRAMMAR_PATTERNS = ["(感冒|发烧)(，(感冒|发烧)){0,2}。", "共[1-9][0-9]?项"]
+WAYS: list[dict[str, Any]] = [{}, *({"temperature": 2, "seed": seed} for seed in range(5))]
 
 
 def ask(client: httpx.Client, constraint: dict[str, Any], **parameters: Any) -> httpx.Response:
@@ -163,7 +165,7 @@ def test_what_cannot_be_followed_is_refused_at_once(
     began = time.monotonic()
     answer = ask(client, constraint, max_tokens=8)
     assert (answer.status_code, answer.json()["param"]) == (400, "parameters.structured_outputs")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < HELD_UP_S
     assert client.get("/readyz").status_code == 200
 
 
@@ -172,5 +174,5 @@ def test_odd_ones_hold_nobody_up(client: httpx.Client) -> None:
         began = time.monotonic()
         answer = ask(client, constraint, max_tokens=8)
         assert answer.status_code == 200, (str(constraint)[:60], answer.text)
-        assert time.monotonic() - began < 20, str(constraint)[:60]
-    assert client.post("/generate", json={"prompt": PROMPT}).json()["generated_text"]
+        assert time.monotonic() - began < HELD_UP_S, str(constraint)[:60]
+    assert client.post("/generate", json={"prompt": PROMPT}).json()["finish_reason"]

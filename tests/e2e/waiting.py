@@ -13,6 +13,9 @@ IDLE = (
     "mergeline_requests_in_flight",
     "mergeline_prompts_in_flight",
 )
+STEPS = "vllm:iteration_tokens_total_count"
+# of a busy machine, between a client's end and the engine's; an answer takes thousands
+STEPS_TO_GIVE_UP = 1000
 
 
 async def until(condition: Callable[[], Awaitable[bool]], limit_s: float = 60) -> None:
@@ -30,7 +33,26 @@ async def reaches(server: ServerProcess, metric: str, least: float) -> None:
     await until(reached)
 
 
-def wait_idle(server: ServerProcess, limit_s: float) -> None:
+def wait_metric(server: ServerProcess, metric: str, least: float, limit_s: float = 120) -> None:
+    """Wait until `metric` is at `least`."""
+    deadline = time.monotonic() + limit_s
+    while (value := server.metric(metric)) < least:
+        assert time.monotonic() < deadline, f"after {limit_s} s {metric} is {value}, not {least}"
+        time.sleep(0.02)
+
+
+def wait_given_up(server: ServerProcess) -> None:
+    """Wait until nothing is left of requests for 3000 tokens, which were not computed meanwhile.
+
+    Told by the engine's steps, since seconds would tell how fast the machine is.
+    """
+    begun = server.metric(STEPS)
+    wait_idle(server)
+    steps = server.metric(STEPS) - begun
+    assert steps < STEPS_TO_GIVE_UP, f"the engine went on for {steps:.0f} steps"
+
+
+def wait_idle(server: ServerProcess, limit_s: float = 120) -> None:
     """Wait until no request is left in the service or in its engine."""
     deadline = time.monotonic() + limit_s
     while busy := {name: value for name in IDLE if (value := server.metric(name))}:
@@ -38,7 +60,7 @@ def wait_idle(server: ServerProcess, limit_s: float) -> None:
         time.sleep(0.1)
 
 
-def wait_log(server: ServerProcess, text: str, limit_s: float) -> str:
+def wait_log(server: ServerProcess, text: str, limit_s: float = 60) -> str:
     """The log once it holds `text`: a request's line comes after its answer's last byte."""
     deadline = time.monotonic() + limit_s
     while text not in (log := server.log.read_text()):

@@ -41,7 +41,7 @@ def scraped(front: tuple[str, Mapping[str, str]]) -> Sequence[Series]:
     return [
         Series(sample.name, sample.labels | {"job": job, "instance": at})
         for job, at in jobs.items()
-        for family in text_string_to_metric_families(httpx.get(f"{at}/metrics").text)
+        for family in text_string_to_metric_families(httpx.get(f"{at}/metrics", timeout=60).text)
         for sample in family.samples
     ]
 

@@ -36,8 +36,8 @@ async def running(engine: FakeEngine, settings: Settings) -> AsyncIterator[httpx
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for `condition`, at most 10 s."""
-    async with asyncio.timeout(10):
+    """Wait for `condition`, at most a minute."""
+    async with asyncio.timeout(60):
         while not await condition():  # noqa: ASYNC110 - it has to be asked over HTTP
             await asyncio.sleep(0.01)
 

@@ -84,7 +84,7 @@ class Running:
 
     async def __aenter__(self) -> "Running":
         self._task = asyncio.create_task(uvicorn.Server.serve(self.server))
-        self.client = httpx.AsyncClient(base_url=self.url, timeout=10)
+        self.client = httpx.AsyncClient(base_url=self.url, timeout=60)
 
         async def up() -> bool:
             try:
@@ -101,7 +101,7 @@ class Running:
         await self._task
 
     async def ended(self) -> int:
-        await asyncio.wait_for(asyncio.shield(self._task), 10)
+        await asyncio.wait_for(asyncio.shield(self._task), 60)
         return self.server.exit_code
 
 
@@ -160,7 +160,7 @@ def test_sigterm_lets_requests_finish_and_refuses_new_ones(
 ) -> None:
     async def main() -> None:
         async with Running(engine, settings) as service:
-            engine.seconds_a_token = 0.01
+            engine.seconds_a_token = 0.02
             asked = asyncio.create_task(service.client.post("/generate", json=GENERATE))
 
             async def under_way() -> bool:
