@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,7 +219,7 @@ def test_a_server_killed_in_mid_run_and_started_again_loses_nothing(job: MakeJob
     run = threading.Thread(target=lambda: finished.append(predict(job(urls=(first.url,)))))
     run.start()
     while len(_journaled(job())) < 10:
-        pass
+        time.sleep(0.001)
     first.kill()
     done = _journaled(job())
     with running(Stub(first.port)) as second:
@@ -229,7 +230,7 @@ def test_a_server_killed_in_mid_run_and_started_again_loses_nothing(job: MakeJob
 
 
 def test_a_server_that_comes_back_with_another_model_is_refused(job: MakeJob) -> None:
-    first = Stub(delay=0.02)
+    first = Stub(delay=0.2)
     first.start()
     problems: list[ClientError] = []
 
@@ -242,7 +243,7 @@ def test_a_server_that_comes_back_with_another_model_is_refused(job: MakeJob) ->
     run = threading.Thread(target=attempt)
     run.start()
     while len(_journaled(job())) < 5:
-        pass
+        time.sleep(0.001)
     first.kill()
     with running(Stub(first.port, model="other")) as second:
         run.join(60)
@@ -258,11 +259,11 @@ def test_an_answer_of_another_model_is_refused_and_not_kept(job: MakeJob, stub: 
 
 
 def test_two_runs_on_one_output_do_not_mix(job: MakeJob, stub: Stub) -> None:
-    stub.delay = 0.02
+    stub.delay = 0.1
     run = threading.Thread(target=lambda: predict(job()))
     run.start()
     while not stub.asked:
-        pass
+        time.sleep(0.001)
     with pytest.raises(JournalError, match="in use by another run"):
         predict(job())
     run.join()
