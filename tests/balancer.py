@@ -19,7 +19,7 @@ from tests.server import free_port
 
 CONFIG = ROOT / "docker" / "balancer" / "haproxy.cfg"
 NAME = "serve"
-START_LIMIT_S = 20
+LIMIT_S = 120
 
 
 class Names(BaseResolver):  # type: ignore[misc]  # dnslib has no types
@@ -47,11 +47,12 @@ class Balancer:
 
     def servers_up(self) -> int:
         """How many replicas it believes to be ready."""
-        text = httpx.get(self.metrics_url + "/metrics", timeout=10).text
+        answer = httpx.get(self.metrics_url + "/metrics", timeout=30)
+        text = answer.raise_for_status().text
         name = 'haproxy_backend_active_servers{proxy="serve"} '
         return sum(int(line.removeprefix(name)) for line in text.splitlines() if name in line)
 
-    def wait_servers(self, count: int, limit_s: float = START_LIMIT_S) -> None:
+    def wait_servers(self, count: int, limit_s: float = LIMIT_S) -> None:
         """Until exactly `count` replicas are up."""
         deadline = time.monotonic() + limit_s
         while (up := self._up_or_none()) != count:
@@ -62,7 +63,7 @@ class Balancer:
     def _up_or_none(self) -> int | None:
         try:
             return self.servers_up()
-        except httpx.TransportError:
+        except httpx.HTTPError:
             return None
 
 

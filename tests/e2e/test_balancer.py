@@ -11,7 +11,7 @@ import pytest
 
 from service.schemas import Parameters
 from tests.e2e.replicas import HEADERS, Replicas, replicas
-from tests.e2e.waiting import until, wait_idle
+from tests.e2e.waiting import until, wait_given_up
 
 SHORT = {"max_tokens": 6, "ignore_eos": True}
 PARAMETERS: tuple[dict[str, Any], ...] = (
@@ -48,6 +48,7 @@ BODIES: tuple[tuple[str, dict[str, Any]], ...] = (
 # a delta is in the joined text, and holds as many tokens as happened to be there
 CHANGING = ("id", "created", "request_id", "delta")
 LARGER_THAN_A_BUFFER = 256 * 1024
+ENDLESS = {"max_tokens": 3000, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
@@ -105,31 +106,38 @@ def test_keys_and_request_ids_pass(scaled: Replicas) -> None:
     body = {"prompt": "感冒", "parameters": SHORT}
     answer = ask(scaled.url, "/generate", body, **{"X-Request-Id": "from-the-client"})
     assert answer.json()["request_id"] == answer.headers["X-Request-Id"] == "from-the-client"
-    refused = httpx.post(scaled.url + "/generate", json=body, headers={"Authorization": "Bearer x"})
+    refused = ask(scaled.url, "/generate", body, Authorization="Bearer x")
     assert (refused.status_code, refused.json()["error_type"]) == (401, "unauthorized")
 
 
 def test_tokens_come_as_they_are_made(scaled: Replicas) -> None:
-    body = {"prompt": "感冒", "parameters": {"max_tokens": 200, "ignore_eos": True}, "stream": True}
-    with httpx.stream("POST", scaled.url + "/generate", json=body, headers=HEADERS) as answer:
-        chunks = sum(1 for _ in answer.iter_raw())
-    assert chunks > 50, f"200 tokens came in {chunks} pieces"
+    """Many pieces are there while most of the answer is not; a buffer of 16 KiB would hold them."""
+    body = {"prompt": "感冒", "parameters": ENDLESS, "stream": True}
+    url = scaled.url + "/generate"
+    with httpx.stream("POST", url, json=body, headers=HEADERS, timeout=120) as answer:
+        pieces = answer.iter_raw()
+        came = sum(len(next(pieces)) for _ in range(20))
+        assert in_flight(scaled) == 1, "all 3000 tokens were there before 20 pieces had come"
+    assert came < 16 * 1024
+    for server in scaled.servers:
+        wait_given_up(server)
+
+
+def in_flight(scaled: Replicas) -> float:
+    return sum(one.metric("mergeline_requests_in_flight") for one in scaled.servers)
 
 
 def test_a_client_that_goes_away_aborts_its_request(scaled: Replicas) -> None:
     asyncio.run(_vanish(scaled))
     for server in scaled.servers:
-        wait_idle(server, 5)
+        wait_given_up(server)
 
 
 async def _vanish(scaled: Replicas) -> None:
-    body = {"prompt": "感冒", "parameters": {"max_tokens": 3000, "ignore_eos": True}}
-
-    def in_flight() -> float:
-        return sum(one.metric("mergeline_requests_in_flight") for one in scaled.servers)
+    body = {"prompt": "感冒", "parameters": ENDLESS}
 
     async def both() -> bool:
-        return await asyncio.to_thread(in_flight) == 2
+        return await asyncio.to_thread(in_flight, scaled) == 2
 
     async with httpx.AsyncClient(base_url=scaled.url, headers=HEADERS, timeout=60) as http:
         bodies = (body, body | {"stream": True})
@@ -149,5 +157,5 @@ def test_what_clients_bring_upon_themselves_takes_no_replica_out(scaled: Replica
 
 @pytest.mark.parametrize("path", ["/metrics", "/abort", "/get_load", "/admin/adapters"])
 def test_a_route_about_one_replica_is_not_for_the_balancer(scaled: Replicas, path: str) -> None:
-    answer = httpx.get(scaled.url + path, headers=HEADERS)
+    answer = httpx.get(scaled.url + path, headers=HEADERS, timeout=60)
     assert (answer.status_code, answer.json()["error_type"]) == (404, "not_found")

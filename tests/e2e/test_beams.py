@@ -2,7 +2,9 @@
 
 import itertools
 import json
-import time
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from tests.server import ServerProcess, serving
 from training.rendering import encode_prompt
 
 WIDTH = 4
+TELL_OF_COMPILATIONS = {"TORCH_LOGS": "dynamo"}
+COMPILES = "torchdynamo start tracing"
 PROMPTS = [
     *("感冒了怎么办？", "the capital of France", "多喝水。" * 9, "1 + 1", "？", "发烧" * 30),
     *("头痛 and fever", "[Round 0]\n问：咳嗽\n答：", "x", "水喝多 怎么办 of the"),
@@ -63,15 +67,28 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def random_server(llama: Path, logs: Path) -> Iterator[ServerProcess]:
+    """Its log tells whenever torch compiles something."""
     named = f"lora={llama / 'adapter'}"
-    with serving(llama / "base", logs / "beams.log", adapters=named) as ready:
-        yield ready
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in TELL_OF_COMPILATIONS.items():
+            patch.setenv(name, value)
+        with serving(llama / "base", logs / "beams.log", adapters=named) as ready:
+            yield ready
 
 
 def test_the_first_request_for_logprobs_waits_for_no_compiler(random_server: ServerProcess) -> None:
-    began = time.monotonic()
+    """As the log says: how many seconds it takes says more of the machine."""
+    assert COMPILES in what_a_compilation_logs()
     random_server.generate("头痛", max_tokens=1, logprobs=1)
-    assert time.monotonic() - began < 4
+    assert COMPILES not in random_server.log.read_text()
+
+
+def what_a_compilation_logs() -> str:
+    code = "import torch; torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1))"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | TELL_OF_COMPILATIONS, check=True, capture_output=True, text=True,
+    ).stderr  # fmt: skip
 
 
 def assert_equal(results: list[dict[str, Any]], expected: dict[str, Any], of: Reference) -> None:

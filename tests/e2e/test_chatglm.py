@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,10 @@ def alone(server: ServerProcess, rows: Sequence[Row], adapter: str | None = None
     return [answer.json() for answer in answers]
 
 
-def at_random(server: ServerProcess, requests: Sequence[dict[str, Any]]) -> list[Any]:
-    """All requests within a second, at moments drawn at random."""
+def at_random(
+    server: ServerProcess, requests: Sequence[dict[str, Any]], within_s: float
+) -> list[Any]:
+    """The answers to all requests, sent at moments drawn at random."""
 
     async def one(client: httpx.AsyncClient, request: dict[str, Any], delay: float) -> Any:
         await asyncio.sleep(delay)
@@ -95,10 +98,23 @@ def at_random(server: ServerProcess, requests: Sequence[dict[str, Any]]) -> list
     async def every() -> list[Any]:
         draw = random.Random(0)
         async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
-            jobs = [one(client, request, draw.random()) for request in requests]
+            jobs = [one(client, each, within_s * draw.random()) for each in requests]
             return await asyncio.gather(*jobs)
 
     return asyncio.run(every())
+
+
+def assert_preempted(
+    server: ServerProcess, requests: Sequence[dict[str, Any]], expected: list[list[int]]
+) -> None:
+    """Right answers though some are preempted: on a fast machine only when they come closer."""
+    before = server.metric("vllm:num_preemptions_total")
+    for within_s in (1, 0.2, 0):
+        results = at_random(server, requests, within_s)
+        assert [ids(result) for result in results] == expected
+        if server.metric("vllm:num_preemptions_total") > before:
+            return
+    pytest.fail("no request was preempted, even when all came at once")
 
 
 def assert_first_logits(results: Sequence[dict[str, Any]], rows: Sequence[Row]) -> None:
@@ -125,10 +141,7 @@ def assert_golden(server: ServerProcess, rows: list[Row], adapter: str | None = 
         [row.prompt for row in worded], max_tokens=TOKENS, ignore_eos=True, **more
     )
     assert batch == [row.greedy_ids for row in worded]
-    before = server.metric("vllm:num_preemptions_total")
-    results = at_random(server, [body(row, adapter) for row in rows * 4])
-    assert [ids(result) for result in results] == expected * 4
-    assert server.metric("vllm:num_preemptions_total") > before
+    assert_preempted(server, [body(row, adapter) for row in rows * 4], expected * 4)
 
 
 def test_the_base_answers_as_the_original_did(both: ServerProcess) -> None:
@@ -144,15 +157,13 @@ def test_requests_with_and_without_adapter_mix(both: ServerProcess) -> None:
     plan: list[tuple[Row, str | None]] = [(row, None) for row in golden_rows("base") * 2]
     plan += [(row, "tuned") for row in golden_rows("lora") * 2]
     random.Random(1).shuffle(plan)
-    before = both.metric("vllm:num_preemptions_total")
-    results = at_random(both, [body(row, adapter) for row, adapter in plan])
-    assert [ids(result) for result in results] == [row.greedy_ids for row, _ in plan]
-    assert both.metric("vllm:num_preemptions_total") > before
+    requests = [body(row, adapter) for row, adapter in plan]
+    assert_preempted(both, requests, [row.greedy_ids for row, _ in plan])
 
 
 def test_p_tuned_answers_as_the_original_did(prefixed: ServerProcess) -> None:
     assert_golden(prefixed, golden_rows("ptuning"))
-    assert httpx.get(f"{prefixed.url}/info").json()["max_model_len"] == 400
+    assert httpx.get(f"{prefixed.url}/info", timeout=60).json()["max_model_len"] == 400
 
 
 def test_the_merged_adapter_answers_as_the_original_did(base: Path, tmp_path: Path) -> None:
@@ -187,11 +198,10 @@ def test_make_serve_serves_a_converted_directory(base: Path, tmp_path: Path) -> 
         )
     try:
         while make.poll() is None and time.monotonic() < deadline:
-            try:
+            with suppress(httpx.TransportError):
                 if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
                     break
-            except httpx.TransportError:
-                time.sleep(0.2)
+            time.sleep(0.2)
         answer = httpx.post(f"http://127.0.0.1:{port}/generate", json=body(row), timeout=300)
         assert ids(answer.json()) == row.greedy_ids
     finally:

@@ -69,7 +69,7 @@ def test_three_indices_one_killed_and_merged_are_one_run(
     assert [running[index].wait(timeout=300) for index in (0, 2)] == [0, 0]
     assert merging.poll() is None, "merged without the shard that was killed"
     assert predict.start(1).wait(timeout=300) == 0
-    assert merging.wait(timeout=60) == 0
+    assert merging.wait(timeout=300) == 0
     whole = tmp_path / "whole.json"
     command = [sys.executable, "-m", "client.predict_testset", "--url", server.url]
     command += ["--input", str(tmp_path / "test.json"), "--output", str(whole)]

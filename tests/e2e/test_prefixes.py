@@ -116,5 +116,5 @@ def test_two_requests_with_the_same_text_reuse_the_cache_behind_a_prefix(tmp_pat
     with serving(tmp_path / "model", tmp_path / "server.log", **settings) as server:
         first, second = raw_ids(server, prompt), raw_ids(server, prompt)
         assert server.metric("vllm:prefix_cache_hits_total") >= 96
-        assert httpx.get(f"{server.url}/info").json()["max_model_len"] == 512 - 6
+        assert httpx.get(f"{server.url}/info", timeout=60).json()["max_model_len"] == 512 - 6
     assert first == second

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from tests.e2e.replicas import ADDRESSES, HEADERS, KEY, Replicas, replicas
-from tests.e2e.test_predict import client, rows, wait_for_rows
-from tests.e2e.waiting import until
+from tests.e2e.test_predict import client, rows, wait_for_rows, write_source
+from tests.e2e.waiting import reaches, until
 
 CLIENTS = 12
 TOKENS = 60
@@ -61,7 +61,7 @@ class Load:
             assert not failed, failed[0].exception()
             return self.answered >= aim
 
-        await until(reached, 120)
+        await until(reached, 300)
 
     async def _ask(self, number: int) -> None:
         prompt: Any = ["感冒", "发烧"] if number % 3 == 0 else "感冒"
@@ -90,7 +90,7 @@ def test_sigkill_of_a_replica_fails_no_request(scaled: Replicas) -> None:
 
 def test_sigterm_of_a_replica_fails_no_request_and_it_ends_cleanly(scaled: Replicas) -> None:
     asyncio.run(_end_one(scaled, signal.SIGTERM))
-    assert scaled.servers[1].process.wait(timeout=30) == 0
+    assert scaled.servers[1].process.wait(timeout=120) == 0
 
 
 def test_an_engine_that_dies_fails_no_request(scaled: Replicas) -> None:
@@ -103,7 +103,7 @@ async def _end_one(scaled: Replicas, how: signal.Signals | None) -> None:
     engine = ending.descendants()
     async with Load(scaled.url) as load:
         await load.more(3 * CLIENTS)
-        assert await asyncio.to_thread(ending.metric, "mergeline_requests_in_flight") > 0
+        await reaches(ending, "mergeline_requests_in_flight", 1)
         if how is None:
             for process in engine:
                 os.kill(process, signal.SIGKILL)
@@ -111,13 +111,13 @@ async def _end_one(scaled: Replicas, how: signal.Signals | None) -> None:
             ending.process.send_signal(how)
         await load.more(6 * CLIENTS)
         await asyncio.to_thread(scaled.balancer.wait_servers, 1)
-    await asyncio.to_thread(ending.process.wait, 30)
+    await asyncio.to_thread(ending.process.wait, 120)
     ending.wait_gone(engine)
 
 
 def test_a_replica_that_is_added_gets_work(scaled: Replicas) -> None:
     scaled.names.addresses = list(ADDRESSES[:1])
-    scaled.balancer.wait_servers(1, 60)
+    scaled.balancer.wait_servers(1)
     asyncio.run(_add_one(scaled))
 
 
@@ -140,10 +140,10 @@ def test_a_test_set_outlives_a_replica_that_is_killed_in_its_streams(
     scaled: Replicas, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MERGELINE_API_KEY", KEY)
-    source = demo / "data" / "test.json"
+    source = write_source(demo, tmp_path)
     undisturbed, output = tmp_path / "undisturbed.json", tmp_path / "predictions.json"
-    assert client(scaled.url, source, undisturbed).wait(timeout=300) == 0
-    running = client(scaled.url, source, output)
+    assert client(scaled.url, source, undisturbed, adapter="medical").wait(timeout=300) == 0
+    running = client(scaled.url, source, output, adapter="medical")
     wait_for_rows(output, 20)
     while not scaled.servers[1].metric("mergeline_requests_in_flight"):
         assert running.poll() is None, "the run was over before the kill"
@@ -157,7 +157,7 @@ def test_a_test_set_outlives_a_replica_that_is_killed_in_its_streams(
 def test_without_a_replica_the_answer_says_so_and_when_to_come_back(scaled: Replicas) -> None:
     for server in scaled.servers:
         server.kill()
-    answer = httpx.post(scaled.url + "/generate", json={"prompt": "感冒"}, timeout=30)
+    answer = httpx.post(scaled.url + "/generate", json={"prompt": "感冒"}, timeout=120)
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) >= 1
     assert json.loads(answer.text)["error_type"] == "unavailable"

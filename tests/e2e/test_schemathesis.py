@@ -36,7 +36,7 @@ def server(demo: Path, logs: Path) -> Iterator[ServerProcess]:
 def test_no_5xx_and_nothing_that_the_document_does_not_tell(
     server: ServerProcess, demo: Path, tmp_path: Path
 ) -> None:
-    told = httpx.get(server.url + "/openapi.json", headers=KEY).json()
+    told = httpx.get(server.url + "/openapi.json", headers=KEY, timeout=60).json()
     # the one thing that no fuzzer finds by itself: a directory with an adapter
     path = told["components"]["schemas"]["LoadAdapterRequest"]["properties"]["path"]
     path["enum"] = [str(tiny_adapter(demo / "model", tmp_path / "adapter"))]
@@ -56,6 +56,5 @@ def test_no_5xx_and_nothing_that_the_document_does_not_tell(
     assert count, ended.stdout
     print(count[0])
     assert int(count[2]) >= 2000
-    assert httpx.post(
-        server.url + "/generate", json={"prompt": "感冒"}, headers=KEY, timeout=60
-    ).json()["generated_text"]
+    answer = httpx.post(server.url + "/generate", json={"prompt": "感冒"}, headers=KEY, timeout=60)
+    assert answer.json()["finish_reason"]
