@@ -15,6 +15,7 @@ from tests.server import ServerProcess
 
 Before = Callable[[Page], None]
 LIMIT_MS = 60_000
+START_LIMIT_MS = 120_000
 
 
 @contextmanager
@@ -27,7 +28,9 @@ def chromium() -> Iterator[Browser]:
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     expect.set_options(timeout=LIMIT_MS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        browser = playwright.chromium.launch(
+            executable_path=path, args=arguments, timeout=START_LIMIT_MS
+        )
         try:
             yield browser
         finally:
@@ -40,6 +43,7 @@ class Visit:
     def __init__(self, browser: Browser, url: str, before: Before | None, **window: Any) -> None:
         window = {"locale": "en-US", "viewport": {"width": 1280, "height": 800}} | window
         self.context = browser.new_context(**window)
+        self.context.set_default_timeout(LIMIT_MS)
         self.page: Page = self.context.new_page()
         self.complaints: list[str] = []
         self.hosts: set[str] = set()

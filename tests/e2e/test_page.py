@@ -7,7 +7,6 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,11 +14,13 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.e2e.browser import Visit, visiting
-from tests.server import ServerProcess, serving
+from tests.e2e.conftest import KEYS
+from tests.server import ServerProcess
 
 PROMPT = "写出医生的下一句回复：\n患者：咽痛有半个月了\n答："
-LONG = {"max_tokens": "400", "temperature": "1", "seed": "1", "advanced": '{"ignore_eos": true}'}
-ENDLESS = LONG | {"max_tokens": "3500"}
+# min_tokens: with ignore_eos a model may well say nothing but its end, which is not shown
+LONG = {"max_tokens": "400", "temperature": "1", "seed": "1", "advanced": '{"min_tokens": 400}'}
+ENDLESS = LONG | {"max_tokens": "3500", "advanced": '{"min_tokens": 3500}'}
 WATCH_LENGTHS = """() => {
   window.lengths = [];
   const output = document.querySelector("article:not([hidden]) .output");
@@ -39,8 +40,8 @@ def test_an_answer_grows_and_is_the_one_that_generate_gives(
     visit: Visit, server: ServerProcess
 ) -> None:
     visit.page.evaluate(WATCH_LENGTHS)
-    shown = visit.ask(PROMPT, max_tokens="400", advanced='{"ignore_eos": true}')
-    direct = server.generate(PROMPT, max_tokens=400, ignore_eos=True)
+    shown = visit.ask(PROMPT, max_tokens="400", advanced='{"min_tokens": 400}')
+    direct = server.generate(PROMPT, max_tokens=400, min_tokens=400)
     assert shown == direct["generated_text"]
     lengths = visit.page.evaluate("window.lengths")
     assert lengths == sorted(lengths)
@@ -131,7 +132,10 @@ def test_what_cannot_be_sent_is_told_without_a_request(visit: Visit) -> None:
 def test_the_copied_command_gives_the_same_answer(browser: Browser, server: ServerProcess) -> None:
     prompt = 'It\'s "50 %" of $HOME, `pwd` \\ 感冒\n\u202e!!\t答：'
     with visiting(browser, server, permissions=["clipboard-read", "clipboard-write"]) as visit:
-        shown = visit.ask(prompt, max_tokens="30", temperature="1", seed="7", stop="\\n\\n")
+        at_least = {"advanced": '{"min_tokens": 5}'}
+        shown = visit.ask(
+            prompt, max_tokens="30", temperature="1", seed="7", stop="\\n\\n", **at_least
+        )
         visit.card(".curl summary").click()
         visit.card(".copy").click()
         expect(visit.card(".copy")).to_have_text("Copied")
@@ -210,15 +214,7 @@ def test_there_is_no_choice_of_adapters_when_none_is_served(visit: Visit) -> Non
     expect(visit.field("adapter")).to_be_hidden()
 
 
-KEY = "s'ecret"
-
-
-@pytest.fixture(scope="module")
-def guarded(demo: Path, logs: Path) -> Iterator[ServerProcess]:
-    """The base with the adapter beside it, for those who have the key."""
-    settings = {"adapters": f"medical={demo / 'adapter'}", "api_keys": KEY}
-    with serving(demo / "base", logs / "guarded.log", **settings) as server:
-        yield server
+KEY = KEYS["client"]
 
 
 def give_key(visit: Visit, key: str) -> None:
@@ -226,8 +222,8 @@ def give_key(visit: Visit, key: str) -> None:
     visit.page.keyboard.press("Enter")
 
 
-def test_a_key_is_asked_for_and_stays_in_the_tab(browser: Browser, guarded: ServerProcess) -> None:
-    with visiting(browser, guarded, wait=False) as visit:
+def test_a_key_is_asked_for_and_stays_in_the_tab(browser: Browser, keyed: ServerProcess) -> None:
+    with visiting(browser, keyed, wait=False) as visit:
         page = visit.page
         for key in ("wrong", "错的"):  # the second fits in no header
             give_key(visit, key)
@@ -245,8 +241,10 @@ def test_a_key_is_asked_for_and_stays_in_the_tab(browser: Browser, guarded: Serv
         visit.forgive(401)
 
 
-def test_the_chosen_adapter_answers(browser: Browser, guarded: ServerProcess) -> None:
-    with visiting(browser, guarded, wait=False) as visit:
+def test_the_chosen_adapter_answers(
+    browser: Browser, keyed: ServerProcess, client: httpx.Client
+) -> None:
+    with visiting(browser, keyed, wait=False) as visit:
         give_key(visit, KEY)
         answers = {}
         for mode, adapter in itertools.product(("prompt", "chat"), ("", "medical")):
@@ -259,8 +257,6 @@ def test_the_chosen_adapter_answers(browser: Browser, guarded: ServerProcess) ->
     for adapter in ("", "medical"):
         chosen = {"adapter": adapter} if adapter else {}
         body = {"prompt": PROMPT, "parameters": {"max_tokens": 40, **chosen}}
-        direct = httpx.post(
-            guarded.url + "/generate", json=body, headers={"Authorization": f"Bearer {KEY}"}
-        ).json()["generated_text"]
+        direct = client.post("/generate", json=body).json()["generated_text"]
         assert answers["prompt", adapter] == answers["chat", adapter] == direct
     assert answers["prompt", ""] != answers["prompt", "medical"]
