@@ -30,21 +30,23 @@ def fit(run: Run, progress: Progress) -> None:
     Raises TrainingError when the loss is no longer a finite number.
     """
     config = run.config
-    threads = Threads()
     seconds, losses = 0.0, list["torch.Tensor"]()
-    while not _over(run, progress):
-        started = time.monotonic()
-        losses.append(_update(run, progress.update))
-        seconds += time.monotonic() - started
-        progress.update += 1
-        threads.look()
-        run.logbook.advance()
-        if _due(run, config.log_every, progress):
-            _log(run, progress.update, losses, seconds)
-            seconds, losses = 0.0, []
-        better = _due(run, config.eval_every, progress) and progress.take(_evaluate(run, progress))
-        if (better and config.keep_best) or _due(run, config.save_every, progress):
-            _save(run, progress)
+    with Threads() as threads:
+        while not _over(run, progress):
+            started = time.monotonic()
+            losses.append(_update(run, progress.update))
+            seconds += time.monotonic() - started
+            progress.update += 1
+            threads.look()
+            run.logbook.advance()
+            if _due(run, config.log_every, progress):
+                _log(run, progress.update, losses, seconds)
+                seconds, losses = 0.0, []
+            better = _due(run, config.eval_every, progress) and progress.take(
+                _evaluate(run, progress)
+            )
+            if (better and config.keep_best) or _due(run, config.save_every, progress):
+                _save(run, progress)
 
 
 def _over(run: Run, progress: Progress) -> bool:

@@ -10,13 +10,14 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 LOOK_EVERY_S = 1.0
 ROUNDED_UP = 0.3  # of a core: a quiet machine is never quite idle
 
 
 class Threads:
-    """Made once a run; `look` is called after every step, and costs nothing most of the time.
+    """Held by a run; `look` is called after every step, and costs nothing most of the time.
 
     The number stays as it is where OMP_NUM_THREADS is set: with equal numbers two runs are equal
     bit by bit, with others in all but the last bits of their sums.
@@ -31,6 +32,15 @@ class Threads:
             self._most = usable_threads(self._most)
             torch.set_num_threads(self._most)
         self._seen = _clocks()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave torch the number it began with: what follows in this process counts from it."""
+        import torch
+
+        torch.set_num_threads(self._most)
 
     def look(self) -> None:
         """Once a second: take as many cores as this process had and nobody else wanted."""

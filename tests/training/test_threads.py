@@ -45,6 +45,9 @@ def test_others_are_given_way_and_threads_come_back(monkeypatch: pytest.MonkeyPa
     assert after(second, 2 * second, 0) == 2  # others have the rest
     assert after(second, 0.7 * second, 0) == 1
     assert after(second, second, 3 * second) == 4  # they have gone
+    with watch:
+        assert after(second, second, 0) == 1
+    assert torch.get_num_threads() == 4  # for what the process does next
 
 
 def test_a_number_that_was_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:

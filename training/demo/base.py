@@ -95,8 +95,7 @@ def fit(model: Any, batches: Iterator[dict[str, Any]], steps: int, lr: float, ti
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    threads = Threads()
-    with Meter(title, steps, "step") as progress:
+    with Threads() as threads, Meter(title, steps, "step") as progress:
         for _ in range(steps):
             loss = model(**next(batches)).loss
             loss.backward()
