@@ -6,14 +6,15 @@ def register() -> None:
 
     pyproject.toml names this as a plugin.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
     from vllm.model_executor.models import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
     from vllm.platforms import current_platform
 
     from service.models.chatglm_6b_config import ARCHITECTURE, ChatGLM6BConfig, EngineRules
 
-    AutoConfig.register(ChatGLM6BConfig.model_type, ChatGLM6BConfig, exist_ok=True)
+    if ChatGLM6BConfig.model_type not in CONFIG_MAPPING:  # training's own, where both are imported
+        AutoConfig.register(ChatGLM6BConfig.model_type, ChatGLM6BConfig)
     MODELS_CONFIG_MAP[ARCHITECTURE] = EngineRules
     ModelRegistry.register_model(
         ARCHITECTURE, "service.models.chatglm_6b:ChatGLM6BForConditionalGeneration"

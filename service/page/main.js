@@ -55,6 +55,7 @@ function request(prompt, parameters) {
 
 /** Show the answer as it comes; whether there is any of it. */
 async function follow(path, body, result) {
+  const key = apiKey.get();
   const clock = new Clock();
   const frames = eachFrame(() => {
     result.draw();
@@ -70,7 +71,7 @@ async function follow(path, body, result) {
     }
   } catch (error) {
     outcome = error.name === "AbortError" ? "stopped" : "failed";
-    if (outcome === "failed") showFailure(error, result);
+    if (outcome === "failed") showFailure(error, result, key);
   }
   frames.stop();
   result.draw();
@@ -92,10 +93,10 @@ function eachFrame(draw) {
   };
 }
 
-function showFailure(error, result) {
+function showFailure(error, result, key) {
   const failure = error instanceof Failure ? error : new Failure({ message: String(error) });
   result.fail(failure);
-  if (failure.status === 401) askForKey();
+  if (failure.status === 401) askForKey(key);
   else if (failure.param && failure.status) showProblem(failure.param, failure);
 }
 

@@ -12,9 +12,12 @@ export const service = { state: "loading", info: null };
 /** Follow the state for as long as the page is open; `onInfo` gets /info each time it is read. */
 export function followService(onInfo) {
   let timer = 0;
+  let newest = 0;
   const look = async () => {
-    clearTimeout(timer);
+    const own = ++newest;
     if (!document.hidden) await update(onInfo);
+    if (own !== newest) return; // a later one, of a key typed meanwhile, looks again
+    clearTimeout(timer);
     timer = setTimeout(look, LOOK_AGAIN_MS[service.state] ?? LOOK_AGAIN_MS.other);
   };
   document.addEventListener("visibilitychange", () => document.hidden || look());
@@ -22,8 +25,9 @@ export function followService(onInfo) {
   return look();
 }
 
-/** Ask for an API key: none is known, or it was refused. */
-export function askForKey() {
+/** Ask for an API key: none is known, or `refused`, the one that was sent, is not the right one. */
+export function askForKey(refused) {
+  if (refused !== apiKey.get()) return; // another one was typed while the answer came
   say($("#key-hint"), apiKey.get() ? "keyRefused" : "keyHint");
   apiKey.forget();
   service.info = null;
@@ -46,10 +50,11 @@ async function update(onInfo) {
 }
 
 async function readInfo(onInfo) {
+  const key = apiKey.get();
   try {
     service.info = await getJson("info");
   } catch (failure) {
-    if (failure.status === 401) askForKey();
+    if (failure.status === 401) askForKey(key);
     return false;
   }
   $("#model").textContent = service.info.model;

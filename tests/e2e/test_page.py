@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.e2e.browser import Visit, visiting
 from tests.e2e.conftest import KEYS
@@ -227,6 +227,7 @@ def test_a_key_is_asked_for_and_stays_in_the_tab(browser: Browser, keyed: Server
         page = visit.page
         for key in ("wrong", "错的"):  # the second fits in no header
             give_key(visit, key)
+            expect(page.locator("#key-form")).to_be_visible()
             expect(page.locator("#key-hint")).to_have_text("The service refused this key.")
         give_key(visit, KEY)
         shown = visit.ask("感冒", max_tokens="9")
@@ -238,6 +239,30 @@ def test_a_key_is_asked_for_and_stays_in_the_tab(browser: Browser, keyed: Server
         expect(page.locator("#state")).to_have_text("Ready")
         page.locator("#forget").click()
         expect(page.locator("#key-form")).to_be_visible()
+        visit.forgive(401)
+
+
+def test_a_late_refusal_of_an_earlier_key_forgets_no_later_one(
+    browser: Browser, keyed: ServerProcess
+) -> None:
+    held: list[Route] = []
+
+    def hold_the_wrong_key(route: Route) -> None:
+        if "wrong" in route.request.headers.get("authorization", ""):
+            held.append(route)
+        else:
+            route.continue_()
+
+    with visiting(browser, keyed, wait=False) as visit:
+        visit.page.route("**/info", hold_the_wrong_key)
+        with visit.page.expect_request("**/info"):
+            give_key(visit, "wrong")
+        visit.page.evaluate("document.querySelector('#key-form').hidden = false")
+        give_key(visit, KEY)
+        expect(visit.page.locator("#state")).to_have_text("Ready")
+        with visit.page.expect_response("**/info"):
+            held[0].continue_()
+        visit.ask("感冒", max_tokens="9")
         visit.forgive(401)
 
 
