@@ -16,7 +16,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 COMPOSE := docker compose $(if $(filter cpu,$(VARIANT)),-f docker-compose.yml -f docker/compose.cpu.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve predict evaluate train merge demo demo-score smollm2 up test check bench-training bench-serving bench-chatglm bench-soak clean
+.PHONY: help serve predict evaluate train merge demo demo-score smollm2 up test check bench-training bench-serving bench-defaults bench-chatglm bench-soak clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ bench-training: $(READY)  ## measure training speed and merging (time, memory) a
 
 bench-serving: $(READY) demo  ## the service against vLLM alone, its server and transformers: speed, latency, start
 	$(BIN)/python -m tests.bench.serving $(ARGS)
+
+bench-defaults: $(READY) demo smollm2  ## what a user gets who sets nothing: servers against vLLM's, formats by hand, training beside busy processes
+	$(BIN)/python -m tests.bench.defaults $(ARGS)
 
 bench-chatglm: $(READY)  ## ChatGLM-6B: speed of the service against transformers' generate
 	$(BIN)/python -m tests.bench.chatglm_speed

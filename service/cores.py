@@ -1,5 +1,6 @@
 """On a CPU: the model computes in the engine's process, and leaves a core to the server."""
 
+import logging
 import math
 import os
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from service.cgroups import cpu_quota, read
 
+logger = logging.getLogger("mergeline")
 LOOK_EVERY_S = 2.0
 CROWDED = 0.1  # of the time that a bound thread wanted to run it had to wait for its core
 _NODES = Path("/sys/devices/system/node/possible")
@@ -24,13 +26,13 @@ def compute_in_engine_process() -> None:
     for it.
     """
     several_nodes = (read(_NODES) or "0") != "0"
-    if "VLLM_CPU_OMP_THREADS_BIND" in os.environ:
-        return
-    if several_nodes and cpu_quota() >= _physical_cores():
+    cores, quota = _physical_cores(), cpu_quota()
+    if "VLLM_CPU_OMP_THREADS_BIND" in os.environ or (several_nodes and quota >= cores):
         return
     # nothing else depends on it here: AsyncLLM's engine always has a process of its own
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("OMP_NUM_THREADS", str(engine_threads(_physical_cores(), cpu_quota())))
+    threads = os.environ.setdefault("OMP_NUM_THREADS", str(engine_threads(cores, quota)))
+    logger.info("threads of the engine: %s (cores: %d, quota: %g CPUs)", threads, cores, quota)
 
 
 def engine_threads(cores: int, quota: float) -> int:

@@ -4,4 +4,5 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "build" / "demo"
+SMOLLM2 = ROOT / "build" / "smollm2" / "model"
 SCORING = ROOT / "tests" / "golden" / "scoring"

@@ -1,56 +1,53 @@
 """Our service and client against other ways to have the same prompts answered by the same model.
 
-    python -m tests.bench.serving [--only throughput latency start] [--json FILE]
+    python -m tests.bench.serving [--only throughput latency start defaults] [--json FILE]
 
 Everything runs on this machine with a random LLaMA (4 layers, hidden size 64, float32, the demo's
 tokenizer), so that what surrounds the model shows, and with the same engine settings. Every answer
 has 32 tokens. All ways take turns, three times (--rounds); the medians count. The engine has one
 thread; transformers is measured with those that torch takes by itself, as in the original client,
-and with one, which can be faster for a model so small. Exit code 1 when a target is missed.
+and with one, which can be faster for a model so small. The last part sets nothing, neither for us
+nor for vLLM's server; `make bench-defaults` does so with other models. Exit code 1 when a target
+is missed.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 from transformers import AutoTokenizer
 
+from tests.bench.defaults import against_vllm
+from tests.bench.report import NO_TARGET, Result, at_least, at_most, note, report
 from tests.bench.serving_processes import Server, Worker, both_servers, our_server, vllm_server
-from tests.bench.serving_ways import TOKENS, Completions, Generate, Offline, Ours, Prompts, Way
+from tests.bench.serving_ways import (
+    TOKENS,
+    Completions,
+    Generate,
+    Offline,
+    Ours,
+    Prompts,
+    Way,
+    speed,
+)
 from tests.bench.serving_ways import completion_body as body_of
 from tests.models import tiny_llama
 from tests.paths import DEMO
 
 DATA = DEMO / "data" / "train.json"
 LIVE_WITHIN_S = 3.0
-NO_TARGET = 0.0
 WARM = 10
 SIZES: dict[str, Any] = {
     **{"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 4},
     **{"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 4096},
 }
-
-
-@dataclass(frozen=True)
-class Result:
-    """One line of the report."""
-
-    what: str
-    ours: float
-    other: float
-    unit: str
-    ratio: float
-    target: str
-    reached: bool
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "throughput": throughput,
         "latency": latency,
         "start": start,
+        "defaults": defaults,
     }
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -70,11 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.only or parts:
             note(f"{name} …")
             results += parts[name](options, Path(scratch))
-    for result in results:
-        print(_line(result))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
-    return int(not all(result.reached for result in results))
+    return report(results, options.json)
 
 
 def tiny_model(folder: Path) -> Path:
@@ -104,29 +98,17 @@ def throughput(options: argparse.Namespace, folder: Path) -> list[Result]:
             Generate(plain, 8, 5, threads=1): NO_TARGET,
         }
         for way in ways:
-            _speed(way, prompts, min(options.prompts, 256))  # warm
+            speed(way, prompts, min(options.prompts, 256))  # warm
         speeds: dict[Way, list[float]] = {way: [] for way in ways}
         for turn in range(options.rounds):
             for way, each in speeds.items():
-                each.append(_speed(way, prompts, options.prompts))
+                each.append(speed(way, prompts, options.prompts))
                 note(f"round {turn + 1}: {way.name}: {each[-1]:.1f} prompts/s")
     us, *others = (statistics.median(each) for each in speeds.values())
     return [
-        _at_least(f"throughput / {way.name}", us, other, ways[way])
+        at_least(f"throughput / {way.name}", us, other, "prompts/s", ways[way])
         for way, other in zip(list(ways)[1:], others, strict=True)
     ]
-
-
-def _speed(way: Way, prompts: Prompts, count: int) -> float:
-    """Prompts a second; a slow way is asked fewer, since its speed does not depend on how many."""
-    count //= way.share
-    texts = prompts.take(count)
-    rendered = prompts.rendered(texts)
-    started = time.monotonic()
-    _, answered = way.answer(texts, rendered)
-    seconds = time.monotonic() - started
-    assert answered == count * TOKENS, f"{way.name}: {answered} tokens for {count} prompts"
-    return count / seconds
 
 
 def latency(options: argparse.Namespace, folder: Path) -> list[Result]:
@@ -150,7 +132,7 @@ def latency(options: argparse.Namespace, folder: Path) -> list[Result]:
             for server in (ours, theirs) if turn % 2 else (theirs, ours):
                 taken[server].append(ask(server))
     us, them = (1000 * statistics.median(each[WARM:]) for each in taken.values())
-    return [_at_most("latency / vLLM's server", us, them, "ms")]
+    return [at_most("latency / vLLM's server", us, them, "ms")]
 
 
 def start(options: argparse.Namespace, folder: Path) -> list[Result]:
@@ -171,30 +153,13 @@ def start(options: argparse.Namespace, folder: Path) -> list[Result]:
     ratio = alive / LIVE_WITHIN_S
     return [
         Result(name, alive, LIVE_WITHIN_S, "s", ratio, target, alive <= LIVE_WITHIN_S),
-        _at_most("time to ready / vLLM's server", us, them, "s"),
+        at_most("time to ready / vLLM's server", us, them, "s"),
     ]
 
 
-def note(text: str) -> None:
-    """Progress, beside the results."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def _at_least(what: str, us: float, them: float, target: float) -> Result:
-    ratio = us / them
-    wanted = f">= {target:g} x" if target else "-"
-    return Result(what, us, them, "prompts/s", ratio, wanted, ratio >= target)
-
-
-def _at_most(what: str, us: float, them: float, unit: str, target: float = 1.05) -> Result:
-    ratio = us / them
-    return Result(what, us, them, unit, ratio, f"<= {target:g} x", ratio <= target)
-
-
-def _line(result: Result) -> str:
-    numbers = f"{result.ours:7.1f} / {result.other:6.1f} {result.unit:9}"
-    verdict = "pass" if result.reached else "MISSED"
-    return f"{result.what:66} {numbers} {result.ratio:6.2f} x   {result.target:9} {verdict}"
+def defaults(options: argparse.Namespace, folder: Path) -> list[Result]:
+    """Prompts a second of both servers, started with no flag but model and port."""
+    return against_vllm(options.model, options.prompts, options.rounds, folder)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -204,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    parts = ["throughput", "latency", "start"]
+    parts = ["throughput", "latency", "start", "defaults"]
     add("--only", nargs="+", choices=parts, metavar="PART", help=f"of {', '.join(parts)}")
     add("--model", type=Path, help="model directory to serve instead of the random one")
     add("--prompts", type=int, default=800, help="prompts a round of each way (default: 800)")

@@ -48,7 +48,7 @@ class Process:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file,
-                env={**os.environ, **ENVIRONMENT, **environment},
+                env={**os.environ, **environment},
             )  # fmt: skip
 
     def __enter__(self) -> Self:
@@ -78,14 +78,12 @@ class Process:
 class Server(Process):
     """A server on a free port."""
 
-    def __init__(
-        self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        super().__init__([*command, "--port", str(self.port)], log, environment or {})
+        super().__init__([*command, "--port", str(self.port)], log, environment)
         # nobody reads it: it must not fill up
         assert self.process.stdout is not None
         self.process.stdout.close()
@@ -113,7 +111,7 @@ def our_server(model: Path, log: Path) -> Server:
     named = {*own, "distributed_executor_backend", "enforce_eager"}
     further = {name: value for name, value in ENGINE.items() if name not in named}
     command = ["-m", "service", "--model", str(model), "--engine-args", json.dumps(further)]
-    return Server([*command, *_flags(own)], log)
+    return Server([*command, *_flags(own)], log, ENVIRONMENT)
 
 
 def vllm_server(model: Path, log: Path) -> Server:
@@ -121,14 +119,16 @@ def vllm_server(model: Path, log: Path) -> Server:
     command = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--host", "127.0.0.1", "--generation-config", "vllm"]
     command += ["--served-model-name", "model", "--disable-uvicorn-access-log"]
-    return Server([*command, *_flags(ENGINE)], log, PLAIN)
+    return Server([*command, *_flags(ENGINE)], log, ENVIRONMENT | PLAIN)
 
 
 class Worker(Process):
     """tests.bench.serving_worker: answers lists of prompts, one line in, one line out."""
 
     def __init__(self, kind: str, model: Path, log: Path) -> None:
-        super().__init__(["-m", "tests.bench.serving_worker", kind, str(model)], log, PLAIN)
+        super().__init__(
+            ["-m", "tests.bench.serving_worker", kind, str(model)], log, ENVIRONMENT | PLAIN
+        )
 
     def ask(self, prompts: Sequence[str], tokens: int, **how: int) -> list[int]:
         """Have all prompts answered; the counts of prompt tokens and of completion tokens."""

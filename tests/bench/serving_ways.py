@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,18 @@ class Way(Protocol):
         """Have all answered; the counts of prompt tokens and of completion tokens."""
 
 
+def speed(way: Way, prompts: Prompts, count: int) -> float:
+    """Prompts a second; a slow way is asked fewer, since its speed does not depend on how many."""
+    count //= way.share
+    texts = prompts.take(count)
+    rendered = prompts.rendered(texts)
+    started = time.monotonic()
+    _, answered = way.answer(texts, rendered)
+    seconds = time.monotonic() - started
+    assert answered == count * TOKENS, f"{way.name}: {answered} tokens for {count} prompts"
+    return count / seconds
+
+
 class Ours:
     """Our client as `make predict` runs it, at its default pace, against our service."""
 
@@ -85,10 +98,11 @@ class Completions:
 
     share = 1
 
-    def __init__(self, server: Server, batch: int, connections: int) -> None:
+    def __init__(self, server: Server, batch: int, connections: int, model: str = "model") -> None:
         one = "one prompt" if batch == 1 else f"{batch} prompts"
         self.name = f"vLLM's server, {one} a request, {connections} connections"
         self._url, self._batch, self._connections = server.url, batch, connections
+        self._model = model
 
     def answer(self, prompts: Sequence[str], rendered: Sequence[str]) -> list[int]:
         return asyncio.run(self._ask(rendered))
@@ -103,7 +117,7 @@ class Completions:
             async def work() -> None:
                 while lists:
                     some = lists.popleft()
-                    body = completion_body(some[0] if step == 1 else list(some))
+                    body = completion_body(some[0] if step == 1 else list(some), self._model)
                     answer = await http.post("/v1/completions", json=body)
                     usages.append(answer.raise_for_status().json()["usage"])
 
@@ -111,10 +125,10 @@ class Completions:
         return [sum(u[kind] for u in usages) for kind in ("prompt_tokens", "completion_tokens")]
 
 
-def completion_body(prompt: str | list[str]) -> dict[str, Any]:
+def completion_body(prompt: str | list[str], model: str = "model") -> dict[str, Any]:
     """The template has written BOS already."""
     greedy = {"max_tokens": TOKENS, "ignore_eos": True, "temperature": 0}
-    return {"model": "model", "prompt": prompt, "add_special_tokens": False, **greedy}
+    return {"model": model, "prompt": prompt, "add_special_tokens": False, **greedy}
 
 
 class Offline:

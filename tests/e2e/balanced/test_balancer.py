@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from service.schemas import Parameters
-from tests.e2e.replicas import HEADERS, Replicas, replicas
+from tests.e2e.balanced.replicas import HEADERS, Replicas
 from tests.e2e.waiting import until, wait_given_up
 
 SHORT = {"max_tokens": 6, "ignore_eos": True}
@@ -49,12 +47,6 @@ BODIES: tuple[tuple[str, dict[str, Any]], ...] = (
 CHANGING = ("id", "created", "request_id", "delta")
 LARGER_THAN_A_BUFFER = 256 * 1024
 ENDLESS = {"max_tokens": 3000, "ignore_eos": True}
-
-
-@pytest.fixture(scope="module")
-def scaled(demo: Path, noise: Path, logs: Path) -> Iterator[Replicas]:
-    with replicas(demo, noise, logs) as both:
-        yield both
 
 
 def told(answer: httpx.Response) -> tuple[int, str, Any]:

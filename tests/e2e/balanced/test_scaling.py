@@ -5,30 +5,18 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.e2e.replicas import ADDRESSES, HEADERS, KEY, Replicas, replicas
+from tests.e2e.balanced.replicas import ADDRESSES, HEADERS, KEY, Replicas
 from tests.e2e.test_predict import client, rows, wait_for_rows, write_source
 from tests.e2e.waiting import reaches, until
 
 CLIENTS = 12
 TOKENS = 60
-
-
-@pytest.fixture(scope="module")
-def pair(demo: Path, noise: Path, logs: Path) -> Iterator[Replicas]:
-    with replicas(demo, noise, logs) as both:
-        yield both
-
-
-@pytest.fixture
-def scaled(pair: Replicas) -> Replicas:
-    return pair.whole()
 
 
 class Load:
