@@ -88,7 +88,8 @@ class Visit:
         return self.card(".answer .text").last.text_content() or ""
 
     def ask(self, prompt: str, **fields: str) -> str:
-        """Send, wait for the end; the text of the answer."""
+        """Send once the service is known to be ready, wait for the end; the text of the answer."""
+        expect(self.page.locator("#send")).to_be_enabled()
         self.fill(**fields)
         self.send(prompt)
         self.wait_for_end("Done")
