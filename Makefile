@@ -93,12 +93,13 @@ $(VENV)/bin/python:
 
 # The CPU build of torch is not on PyPI; naming its index for that one package keeps the rest fast.
 # The lists are complete, hence --no-deps: nothing is resolved, every machine gets the same versions.
-# pip would compile one file after the other; all cores do it in half the time.
+# One pip keeps one core busy, hence several, each with a part of the list. And pip would compile one
+# file after the other: all cores do it, but for tests and the hundreds of models that nobody imports.
 $(READY): $(VENV)/bin/python $(PACKAGES) pyproject.toml
 	$(if $(filter cpu,$(VARIANT)),$(PIP) install -q --no-compile --no-deps --retries 1 --extra-index-url $(CPU_WHEELS) $$(grep '^torch==' $(PACKAGES)))
-	$(PIP) install -q --no-compile --no-deps -r $(PACKAGES)
+	grep -v '^#' $(PACKAGES) | xargs -P 2 -n 60 $(PIP) install -q --no-compile --no-deps
 	$(PIP) install -q --no-deps -e .
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true  # some packages hold templates that are no Python
+	$(BIN)/python -m compileall -q -j 0 -x '/(tests?|models)/' $(VENV)/lib >/dev/null 2>&1 || true  # some packages hold templates that are no Python
 	@touch $@
 
 $(DEV): $(READY)
