@@ -134,12 +134,31 @@ class Load:
                 self.before += 1
 
 
-def test_sigterm_under_load_answers_all_that_was_accepted(demo: Path, logs: Path) -> None:
-    with serving(demo / "model", logs / "drain.log", cpu_kvcache_gib=1) as server:
+def test_livez_answers_early_and_sigterm_under_load_loses_nothing_that_was_accepted(
+    demo: Path, logs: Path
+) -> None:
+    server = ServerProcess(demo / "model", logs / "drain.log", cpu_kvcache_gib=1)
+    try:
+        _is_alive_before_it_is_ready(server)
         engine = server.descendants()
         asyncio.run(_drain(server))
         assert server.process.wait(timeout=120) == 0
-    server.wait_gone(engine)
+        server.wait_gone(engine)
+    finally:
+        server.stop()
+
+
+def _is_alive_before_it_is_ready(server: ServerProcess) -> None:
+    """It is ready only when a token was generated."""
+    alive_after = server.wait_until("/livez")
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        assert http.get("/readyz").status_code == 503
+        assert http.get("/is_ready").json() is False
+        refused = http.post("/generate", json={"prompt": "感冒"})
+    assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+    ready_after = server.wait_until("/readyz")
+    print(f"livez after {alive_after:.1f} s, readyz after {ready_after:.1f} s")
+    assert server.metric("vllm:generation_tokens_total") >= 1
 
 
 async def _drain(server: ServerProcess) -> None:

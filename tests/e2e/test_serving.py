@@ -1,15 +1,13 @@
 """The HTTP contract on the real vLLM engine."""
 
 import asyncio
-import concurrent.futures
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.e2e.waiting import reaches, wait_given_up, wait_idle, wait_metric
+from tests.e2e.waiting import reaches, wait_given_up, wait_idle
 from tests.server import ServerProcess
 from tests.service.bad_requests import BAD_REQUESTS
 from training.demo.tasks import LABEL_TASKS
@@ -108,33 +106,3 @@ async def _go_away(server: ServerProcess, body: dict[str, Any]) -> None:
         asked.cancel()  # closes the connection
         await asyncio.wait([asked])
         assert asked.cancelled()
-
-
-def test_livez_answers_early_and_readyz_only_when_a_token_was_generated(
-    demo: Path, logs: Path
-) -> None:
-    server = ServerProcess(demo / "model", logs / "early.log")
-    try:
-        alive_after = server.wait_until("/livez")
-        with httpx.Client(base_url=server.url, timeout=60) as http:
-            assert http.get("/readyz").status_code == 503
-            assert http.get("/is_ready").json() is False
-            refused = http.post("/generate", json={"prompt": "感冒"})
-        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
-        ready_after = server.wait_until("/readyz")
-        print(f"livez after {alive_after:.1f} s, readyz after {ready_after:.1f} s")
-        assert server.metric("vllm:generation_tokens_total") >= 1
-        _sigterm_answers_everything_accepted(server)
-    finally:
-        server.stop()
-
-
-def _sigterm_answers_everything_accepted(server: ServerProcess) -> None:
-    """On the same server, since each start takes half a minute."""
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        asked = [pool.submit(server.generate, "感冒", **LONG, seed=i) for i in range(4)]
-        wait_metric(server, "mergeline_requests_in_flight", 4)
-        server.process.send_signal(signal.SIGTERM)
-        answers = [task.result() for task in asked]
-    assert [answer["num_output_tokens_cf"] for answer in answers] == [3000] * 4
-    assert server.process.wait(timeout=60) == 0
