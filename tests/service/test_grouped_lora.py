@@ -1,5 +1,6 @@
 """LoRA by groups of rows against vLLM's own way, which gathers the weights for every token."""
 
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,20 @@ def test_the_plugin_puts_ours_in_place() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert run.stdout.split()[-2:] == ["service.models.grouped_lora.GroupedLoRA", "OnePassRMSNorm"]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX is a part of x86-64")
+def test_a_process_with_the_plugin_may_use_the_tile_registers_if_there_are_any() -> None:
+    """vLLM's attention in bfloat16 takes them for granted, and would end in SIGILL."""
+    code = (
+        "import ctypes, torch, service.models; service.models.register()\n"
+        "held, arch_prctl, get_permissions, tiles = ctypes.c_uint64(), 158, 0x1022, 18\n"
+        "ctypes.CDLL(None).syscall(arch_prctl, get_permissions, ctypes.byref(held))\n"
+        "print(torch.cpu._is_amx_tile_supported(), bool(held.value >> tiles & 1))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    are_there, permitted = run.stdout.split()[-2:]
+    assert are_there == permitted
 
 
 MIXES = pytest.mark.parametrize(
