@@ -3,9 +3,9 @@
     python -m tests.bench.defaults [--only serving training] [--json FILE]
 
 serving   The demo and SmolLM2-135M, each server started with no flag but model and port. Our client
-          asks ours, 64 connections ask vLLM's; every answer has 32 tokens. Then ours once more, in
-          every number format set by hand. Two servers run at a time and take turns, --rounds times;
-          the medians count.
+          asks ours, 64 connections ask vLLM's; every answer has 32 tokens. Beside them ours in
+          every other number format, set by hand. Each server runs alone, since vLLM's takes nearly
+          all memory for its cache; they take turns, --rounds times, and the medians count.
 training  100 updates of the demo's adapter, quiet and beside as many busy processes as there are
           cores; the same with the number of threads fixed, as torch chooses it by itself.
 
@@ -32,6 +32,7 @@ from tests.paths import DEMO, ROOT, SMOLLM2
 
 DATA = DEMO / "data" / "train.json"
 PROMPTS = {DEMO / "model": 400, SMOLLM2: 64}  # a round
+OURS, VLLM = "ours", "vLLM's server"
 FORMATS = ("float32", "bfloat16", "float16")
 AGAINST_VLLM = {True: 1.1, False: 4.0}  # with bf16 instructions, and without
 AGAINST_A_FORMAT = 0.9
@@ -68,75 +69,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serving(rounds: int, folder: Path) -> list[Result]:
-    """Prompts a second of both models."""
+    """Prompts a second of both models, ours beside vLLM's and beside ours in other formats."""
     return [
         result
         for model, count in PROMPTS.items()
-        for measure in (against_vllm, against_formats)
-        for result in measure(model, count, rounds, folder)
+        for result in serve(model, count, rounds, folder, FORMATS)
     ]
 
 
-def against_vllm(model: Path, count: int, rounds: int, folder: Path) -> list[Result]:
-    """Ours by default beside vLLM's by default."""
-    with ours(model, folder) as us, theirs(model, folder) as them:
-        chosen = format_of(us)
-        asked = Completions(them, 1, 64, model=str(model))
-        speeds = in_turns(model, count, rounds, Ours(us, folder), asked)
-    what = f"{model.parent.name}: ours by default, {chosen} / vLLM's server by default"
-    target = AGAINST_VLLM[chosen == "bfloat16"]
-    return [at_least(what, *speeds, "prompts/s", target)]
-
-
-def against_formats(model: Path, count: int, rounds: int, folder: Path) -> Iterator[Result]:
-    """Ours by default beside ours in each other format."""
-    for by_hand in FORMATS:
-        with ours(model, folder) as us:
-            chosen = format_of(us)
-            if chosen == by_hand:
-                continue
-            with ours(model, folder, "--dtype", by_hand) as other:
-                ways = Ours(us, folder), Ours(other, folder)
-                speeds = in_turns(model, count, rounds, *ways)
-        what = f"{model.parent.name}: ours by default, {chosen} / {by_hand} by hand"
-        yield at_least(what, *speeds, "prompts/s", AGAINST_A_FORMAT)
-
-
-def format_of(server: Server) -> str:
-    """The number format that it computes in."""
-    return str(httpx.get(server.url + "/info").raise_for_status().json()["dtype"])
-
-
-@contextmanager
-def ours(model: Path, folder: Path, *flags: str) -> Iterator[Server]:
-    """`python -m service` with model, port and `flags`, ready."""
-    command = ["-m", "service", "--model", str(model), *flags]
-    with Server(command, folder / "ours.log", {}) as server:
-        server.wait_until("/readyz")
-        yield server
-
-
-@contextmanager
-def theirs(model: Path, folder: Path) -> Iterator[Server]:
-    """vLLM's server with model and port, ready."""
-    command = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-    with Server(command, folder / "vllm.log", PLAIN) as server:
-        server.wait_until("/health")
-        yield server
-
-
-def in_turns(model: Path, count: int, rounds: int, us: Way, other: Way) -> tuple[float, float]:
-    """Prompts a second of both ways, the median of `rounds`."""
+def serve(
+    model: Path, count: int, rounds: int, folder: Path, formats: Sequence[str] = ()
+) -> list[Result]:
+    """Ours by default against vLLM's by default, and against ours in each of `formats`."""
     prompts = Prompts(model, DATA)
-    speeds: dict[Way, list[float]] = {us: [], other: []}
-    for way in speeds:
-        speed(way, prompts, min(count, 64))  # warm
+    speeds: dict[str, list[float]] = {way: [] for way in (OURS, VLLM, *formats)}
+    chosen = ""
     for turn in range(rounds):
         for way, each in speeds.items():
-            each.append(speed(way, prompts, count))
-        told = " / ".join(f"{each[-1]:.2f}" for each in speeds.values())
-        note(f"{model.parent.name}, round {turn + 1}: {told} prompts/s")
-    return statistics.median(speeds[us]), statistics.median(speeds[other])
+            if way == chosen:
+                continue
+            with started(way, model, folder) as server:
+                if way == OURS:
+                    chosen = httpx.get(server.url + "/info").raise_for_status().json()["dtype"]
+                asked = asking(way, server, model, folder)
+                speed(asked, prompts, min(count, 64))  # warm
+                each.append(speed(asked, prompts, count))
+            note(f"{model.parent.name}, round {turn + 1}: {way}: {each[-1]:.2f} prompts/s")
+    us, them, *by_hand = (statistics.median(each) if each else 0.0 for each in speeds.values())
+    name = f"{model.parent.name}: ours by default, {chosen} /"
+    target = AGAINST_VLLM[chosen == "bfloat16"]
+    return [
+        at_least(f"{name} vLLM's server by default", us, them, "prompts/s", target),
+        *(
+            at_least(f"{name} {form} by hand", us, other, "prompts/s", AGAINST_A_FORMAT)
+            for form, other in zip(formats, by_hand, strict=True)
+            if form != chosen
+        ),
+    ]
+
+
+@contextmanager
+def started(way: str, model: Path, folder: Path) -> Iterator[Server]:
+    """One server alone, ready: vLLM's takes nearly all of the memory for its cache."""
+    service = ["-m", "service", "--model", str(model)]
+    if way == VLLM:
+        command = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+        with Server(command, folder / "vllm.log", PLAIN) as server:
+            server.wait_until("/health")
+            yield server
+    else:
+        flags = [] if way == OURS else ["--dtype", way]
+        with Server([*service, *flags], folder / "ours.log", {}) as server:
+            server.wait_until("/readyz")
+            yield server
+
+
+def asking(way: str, server: Server, model: Path, folder: Path) -> Way:
+    """Our client, or one prompt a request over 64 connections."""
+    if way == VLLM:
+        return Completions(server, 1, 64, model=str(model))
+    return Ours(server, folder)
 
 
 def training(rounds: int, folder: Path) -> list[Result]:

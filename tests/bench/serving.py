@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 from transformers import AutoTokenizer
 
-from tests.bench.defaults import against_vllm
+from tests.bench.defaults import serve
 from tests.bench.report import NO_TARGET, Result, at_least, at_most, note, report
 from tests.bench.serving_processes import Server, Worker, both_servers, our_server, vllm_server
 from tests.bench.serving_ways import (
@@ -159,7 +159,7 @@ def start(options: argparse.Namespace, folder: Path) -> list[Result]:
 
 def defaults(options: argparse.Namespace, folder: Path) -> list[Result]:
     """Prompts a second of both servers, started with no flag but model and port."""
-    return against_vllm(options.model, options.prompts, options.rounds, folder)
+    return serve(options.model, options.prompts, options.rounds, folder)
 
 
 def _parser() -> argparse.ArgumentParser:
