@@ -152,7 +152,7 @@ def training(rounds: int, folder: Path) -> list[Result]:
     return [
         at_most(f"training {beside} / quiet", busy_default, quiet, "ms", BUSY_LIMIT),
         at_most(f"training quiet / {cores} threads", quiet, quiet_fixed, "ms", QUIET_LIMIT),
-        at_most(f"{cores} threads: the same", busy_fixed, quiet_fixed, "ms", NO_TARGET),
+        at_most(f"the same with {cores} threads fixed", busy_fixed, quiet_fixed, "ms", NO_TARGET),
     ]
 
 
