@@ -94,7 +94,9 @@ class TrainConfig(_Section):
     template: str | None = Field(
         None, description="name in training/templates, or a .jinja path; null: the checkpoint's own"
     )
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the base; auto: what this machine is fastest at and has room for"
+    )
     seed: int = Field(42, ge=0)
     gradient_checkpointing: bool = Field(False, description="less memory, more computing")
     parallel: Literal["ddp", "fsdp"] = Field(

@@ -8,9 +8,10 @@ and 382, since each waits, spinning, for one that has lost its core.
 import math
 import os
 import time
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Self
+
+from training.cgroups import ROOT, cpu_quota, read
 
 LOOK_EVERY_S = 1.0
 ROUNDED_UP = 0.3  # of a core: a quiet machine is never quite idle
@@ -58,28 +59,9 @@ def threads_for(cores: float, most: int) -> int:
     return max(1, min(most, math.floor(cores + ROUNDED_UP)))
 
 
-def usable_threads(most: int, root: Path = Path("/")) -> int:
+def usable_threads(most: int, root: Path = ROOT) -> int:
     """At most `most`, and no more than this process's CPUs and the whole CPUs of its quota."""
-    quota = min(_quotas(root), default=math.inf)
-    return max(1, math.floor(min(most, len(_allowed()), quota)))
-
-
-def _quotas(root: Path) -> Iterator[float]:
-    """CPUs that each control group of this process may keep busy (cgroups(7), both versions)."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-        group = PurePosixPath(path)
-        for folder in (group, *group.parents):
-            yield _quota(mount / folder.relative_to("/"))
-
-
-def _quota(group: Path) -> float:
-    one = _read(group / "cpu.max").split()
-    quota, period = one or [_read(group / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
-    return int(quota) / int(period) if quota.isdigit() else math.inf
+    return max(1, math.floor(min(most, len(_allowed()), cpu_quota(root))))
 
 
 def _clocks() -> tuple[float, float, float]:
@@ -87,9 +69,9 @@ def _clocks() -> tuple[float, float, float]:
     return time.monotonic(), time.process_time(), _idle_seconds()
 
 
-def _idle_seconds(root: Path = Path("/")) -> float:
+def _idle_seconds(root: Path = ROOT) -> float:
     names = {f"cpu{number}" for number in _allowed()}
-    lines = (line.split() for line in _read(root / "proc/stat").splitlines())
+    lines = (line.split() for line in read(root / "proc/stat").splitlines())
     ticks = sum(int(words[4]) + int(words[5]) for words in lines if words[0] in names)
     return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -98,10 +80,3 @@ def _allowed() -> set[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        return ""

@@ -57,6 +57,7 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
     it shows afterwards.
     """
     record = run_directory(config) / "training.yaml"
+    config = _with_recorded_precision(config, record)
     settings = _settings(config)
     if if_started and _is_finished(config, settings):
         with join() as processes:
@@ -66,6 +67,8 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
     resume = resume or (if_started and record.exists())
     config = config.model_copy(update={"model": local_directory(str(config.model))})
     _refuse_conflicts(config, record, settings if resume else None)
+    config = _with_precision(config)
+    settings["precision"] = config.precision
     splits = {"train": config.data.train} | ({"eval": config.data.eval} if config.data.eval else {})
     rows = {split: _rows(config, path) for split, path in splits.items() if path}
     tokenizer, datasets = _encode(config, rows)
@@ -76,7 +79,7 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
     with join() as processes, _remedy_for_memory():
         if processes.first:
             _tell_start(record.parent, resume)
-        _agree(processes, config, _furthest(record.parent))
+        _agree(processes, config, f"{_furthest(record.parent)}, {config.precision}")
         run, progress = build_run(config, datasets, pad, processes, record.parent)
         if processes.first:
             _write_record(record, settings)
@@ -106,6 +109,30 @@ def _refuse_conflicts(config: TrainConfig, record: Path, resumed: dict[str, Any]
         raise TrainingError(
             f"{record.parent} holds an earlier run: add --resume to go on, or remove it"
         )
+
+
+def _with_recorded_precision(config: TrainConfig, record: Path) -> TrainConfig:
+    """What `auto` meant when the run began it means for the rest of it, on any machine."""
+    for begun in (config.output / record.name, record):
+        if config.precision == "auto" and begun.is_file():
+            recorded = yaml.safe_load(begun.read_text(encoding="utf-8"))["precision"]
+            return config.model_copy(update={"precision": recorded})
+    return config
+
+
+def _with_precision(config: TrainConfig) -> TrainConfig:
+    from training.precision import choose, slow
+
+    if config.precision == "auto":
+        precision, reason = choose(config.model, config.parallel)
+        _say(f"precision {precision}: {reason}")
+        return config.model_copy(update={"precision": precision})
+    if slow(config.precision):
+        _say(
+            "warning: this processor has no bf16 instructions, so bf16 is several times slower than"
+            " fp32: precision=auto takes fp32 if memory allows"
+        )
+    return config
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
@@ -171,7 +198,8 @@ def _agree(processes: Processes, config: TrainConfig, found: str) -> None:
     if len({*everywhere}) > 1:
         raise TrainingError(
             f"the processes do not find the same at {config.output} and {run_directory(config)} "
-            f"({', '.join(everywhere)}): put the output into a folder that all nodes share"
+            f"({'; '.join(everywhere)}): put the output into a folder that all nodes share, and set"
+            " precision= by hand where the machines differ"
         )
 
 

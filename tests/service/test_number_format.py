@@ -6,31 +6,15 @@ import pytest
 
 from service.number_format import on_cpu, parameters
 from tests.models import tiny_llama, to_bin, weights
-
-AVX2 = "flags\t\t: fpu sse2 avx avx2 fma f16c\n"
-AVX512 = "flags\t\t: fpu avx2 avx512f avx512bw avx512vl avx512_vnni\n"
-BF16 = "flags\t\t: fpu avx2 avx512f avx512bw avx512vl avx512_bf16\n"
-AMX = "flags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16 amx_tile\n"
-ARM = "Features\t: fp asimd sve bf16 i8mm\n"
-OLD_ARM = "Features\t: fp asimd\n"
-ROOMY_KIB = 16 * 2**20
-
-
-def machine(root: Path, cpuinfo: str, memory_kib: int = ROOMY_KIB) -> Path:
-    (root / "proc").mkdir(parents=True)
-    (root / "proc/cpuinfo").write_text(f"processor\t: 0\n{cpuinfo}\nprocessor\t: 1\n{cpuinfo}")
-    (root / "proc/meminfo").write_text(
-        f"MemTotal: {memory_kib} kB\nMemAvailable: {memory_kib} kB\n"
-    )
-    return root
+from tests.processors import AVX2, BF16, ROOMY_KIB, WITH_BF16, WITHOUT_BF16, machine
 
 
 @pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize(
     ("cpuinfo", "dtype"),
     [
-        *((slow, "float32") for slow in (AVX2, AVX512, OLD_ARM, "")),
-        *((fast, "bfloat16") for fast in (BF16, AMX, ARM)),
+        *((slow, "float32") for slow in WITHOUT_BF16),
+        *((fast, "bfloat16") for fast in WITH_BF16),
     ],
 )
 def test_the_processor_decides(tmp_path: Path, cpuinfo: str, dtype: str, stored: str) -> None:

@@ -50,6 +50,7 @@ def write_recipe(folder: Path, base_model: Path) -> Path:
         "model": str(base_model),
         "output": str(folder / "adapter"),
         "template": "llama",
+        "precision": "fp32",
         "save_every": 2,
         "save_keep": 2,
         "log_every": 1,

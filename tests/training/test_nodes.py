@@ -208,7 +208,7 @@ def test_nodes_that_do_not_share_the_output_refuse_to_go_on(
     pods = [nodes.start(0, two.with_name("recipe.yaml")), nodes.start(1, elsewhere)]
     assert 0 not in [pod.wait() for pod in pods]
     for pod in pods:
-        assert "(the adapter, no checkpoint): put the output into a folder that" in pod.printed
+        assert "(the adapter; no checkpoint, fp32): put the output into a folder" in pod.printed
 
 
 @pytest.mark.parametrize("victim", [0, 1])
