@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from training import checkpoints
-from training.adapters import orthogonality, trainable
+from training.adapters import orthogonality
 from training.batches import micro_batches
 from training.checkpoints import Progress
 from training.errors import TrainingError
@@ -92,7 +92,7 @@ def _step(run: Run, update: int) -> None:
     import torch
 
     run.scaler.unscale_(run.optimizer)
-    parameters = list(trainable(run.model).values())
+    parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     torch.nn.utils.clip_grad_norm_(parameters, run.config.optim.max_grad_norm)
     run.scaler.step(run.optimizer)
     run.scaler.update()

@@ -56,7 +56,10 @@ def build_run(
     torch.manual_seed(config.seed)  # the adapter's first weights
     model, wrapped = _model(config, order.updates, processes)
     optimizer = torch.optim.AdamW(
-        trainable(model).values(), config.optim.lr, weight_decay=config.optim.weight_decay
+        trainable(model).values(),
+        config.optim.lr,
+        weight_decay=config.optim.weight_decay,
+        fused=True,  # one kernel a step: a tenth of a small model's update is saved
     )
     scaler = torch.amp.GradScaler(processes.device.type, enabled=config.precision == "fp16")
     checkpoint = checkpoints.newest(folder)
