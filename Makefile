@@ -50,8 +50,10 @@ smollm2: build/smollm2/model/config.json  ## small real weights to try things on
 up:  ## build the images, prepare the demo model if MODEL_DIR is not set, serve in containers
 	$(COMPOSE) up --build serve
 
+# Starting an engine is imports on one core, hence two tests at a time. Threads of torch that wait
+# spinning would take from one another what is left.
 test: $(DEV) demo smollm2  ## run all tests, the real engine included
-	$(BIN)/pytest
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadgroup
 
 check: $(DEV)  ## lint, types, import rules, size limits
 	$(BIN)/ruff check .
@@ -99,8 +101,8 @@ $(VENV)/bin/python:
 # It would also compile all 22,000 files on one core: both cores compile what the programs import.
 $(READY): $(VENV)/bin/python $(PACKAGES) pyproject.toml
 	-$(PIP) install -q --upgrade pip
-	$(if $(filter cpu,$(VARIANT)),$(INSTALL) --retries 1 --extra-index-url $(CPU_WHEELS) $$(grep '^torch==' $(PACKAGES)))
-	grep -v '^#' $(PACKAGES) | xargs -P 4 -n 21 $(INSTALL)
+	$(INSTALL) $(if $(filter cpu,$(VARIANT)),--retries 1 --extra-index-url $(CPU_WHEELS)) $$(grep '^torch==' $(PACKAGES)) & torch=$$!; \
+	  grep -v -e '^#' -e '^torch==' $(PACKAGES) | xargs -P 4 -n 21 $(INSTALL) && wait $$torch
 	$(INSTALL) --no-build-isolation -e .
 	$(BIN)/python -m compileall -q -j 0 -x '/(tests?|testing|models)/' $(IMPORTED:%=$(VENV)/lib/python*/site-packages/%) >/dev/null 2>&1 || true  # some hold templates that are no Python
 	@touch $@
