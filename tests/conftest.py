@@ -6,16 +6,6 @@ import pytest
 from tests.paths import DEMO
 
 
-SHARED = {"server", "bounded", "keyed", "pair", "front"}  # fixtures that hold a server for many
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests stay with one worker of pytest-xdist: those of a shared server, or of a file."""
-    for item in items:
-        servers = SHARED.intersection(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group(min(servers, default=item.path.stem)))
-
-
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A small LLaMA tokenizer with the llama chat template."""
