@@ -10,10 +10,27 @@ from math import prod
 from pathlib import Path
 
 from training.cgroups import ROOT, available_memory, read
+from training.config import TrainConfig
 from training.weights import read_model
 
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's
 WORKING_MEMORY = 4 * 2**30  # bytes: libraries, activations, the adapter and its optimiser
+
+
+def decide(config: TrainConfig) -> tuple[str, str]:
+    """The precision that `config` leads to on this machine, and a line about it for the user.
+
+    Raises TrainingError when the base's weights cannot be read.
+    """
+    if config.precision == "auto":
+        precision, reason = choose(config.model, config.parallel)
+        return precision, f"precision {precision}: {reason}"
+    if slow(config.precision):
+        return config.precision, (
+            "warning: this processor has no bf16 instructions, so bf16 is several times slower than"
+            " fp32: precision=auto takes fp32 if memory allows"
+        )
+    return config.precision, f"precision {config.precision}"
 
 
 def choose(model: Path, parallel: str) -> tuple[str, str]:

@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from training.config import TrainConfig, load_config
 from training.data import Row, read_rows
 from training.errors import TrainingError
 from training.files import write_aside
 from training.hub import local_directory
 from training.pipes import run
+from training.precision import decide
 from training.processes import Processes, is_first, join, node_first
 from training.progress import Meter
+from training.records import changes, recorded_precision, write_record
 
 if TYPE_CHECKING:
     from training.checkpoints import Progress
@@ -41,11 +41,6 @@ examples:
 
 Every key of the recipe can be overridden; training/README.md explains them all.
 """
-# What may differ between a run and its continuation: nothing that changes the adapter.
-FREE = {
-    *("output", "save_every", "save_keep", "log_every", "gradient_checkpointing", "parallel"),
-    "optim.micro_batch",
-}
 
 
 def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False) -> Path:
@@ -57,7 +52,7 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
     it shows afterwards.
     """
     record = run_directory(config) / "training.yaml"
-    config = _with_recorded_precision(config, record)
+    config = config.model_copy(update={"precision": recorded_precision(config, record)})
     settings = _settings(config)
     if if_started and _is_finished(config, settings):
         with join() as processes:
@@ -67,8 +62,9 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
     resume = resume or (if_started and record.exists())
     config = config.model_copy(update={"model": local_directory(str(config.model))})
     _refuse_conflicts(config, record, settings if resume else None)
-    config = _with_precision(config)
-    settings["precision"] = config.precision
+    settings["precision"], line = decide(config)
+    _say(line)
+    config = config.model_copy(update={"precision": settings["precision"]})
     splits = {"train": config.data.train} | ({"eval": config.data.eval} if config.data.eval else {})
     rows = {split: _rows(config, path) for split, path in splits.items() if path}
     tokenizer, datasets = _encode(config, rows)
@@ -82,7 +78,7 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
         _agree(processes, config, f"{_furthest(record.parent)}, {config.precision}")
         run, progress = build_run(config, datasets, pad, processes, record.parent)
         if processes.first:
-            _write_record(record, settings)
+            write_record(record, settings)
         fit(run, progress)
         run.logbook.close()
         _finish(run, progress, tokenizer, record)
@@ -111,30 +107,6 @@ def _refuse_conflicts(config: TrainConfig, record: Path, resumed: dict[str, Any]
         )
 
 
-def _with_recorded_precision(config: TrainConfig, record: Path) -> TrainConfig:
-    """What `auto` meant when the run began it means for the rest of it, on any machine."""
-    for begun in (config.output / record.name, record):
-        if config.precision == "auto" and begun.is_file():
-            recorded = yaml.safe_load(begun.read_text(encoding="utf-8"))["precision"]
-            return config.model_copy(update={"precision": recorded})
-    return config
-
-
-def _with_precision(config: TrainConfig) -> TrainConfig:
-    from training.precision import choose, slow
-
-    if config.precision == "auto":
-        precision, reason = choose(config.model, config.parallel)
-        _say(f"precision {precision}: {reason}")
-        return config.model_copy(update={"precision": precision})
-    if slow(config.precision):
-        _say(
-            "warning: this processor has no bf16 instructions, so bf16 is several times slower than"
-            " fp32: precision=auto takes fp32 if memory allows"
-        )
-    return config
-
-
 def _settings(config: TrainConfig) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
@@ -142,7 +114,7 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 def _check_same_run(record: Path, settings: dict[str, Any]) -> None:
     if not record.is_file():
         raise TrainingError(f"{record.parent}: nothing to resume; run once without --resume")
-    changed = _changes(record, settings)
+    changed = changes(record, settings)
     if changed:
         raise TrainingError(
             f"cannot resume {record.parent}: {', '.join(changed)} changed since it started; "
@@ -153,31 +125,7 @@ def _check_same_run(record: Path, settings: dict[str, Any]) -> None:
 def _is_finished(config: TrainConfig, settings: dict[str, Any]) -> bool:
     """Whether the output is there already, of a run with these settings."""
     record = config.output / "training.yaml"
-    return record.is_file() and not _changes(record, settings)
-
-
-def _changes(record: Path, settings: dict[str, Any]) -> list[str]:
-    """What makes another adapter of `settings` than of those recorded."""
-    before = yaml.safe_load(record.read_text(encoding="utf-8"))
-    return sorted(_differences(before, settings) - FREE)
-
-
-def _write_record(record: Path, settings: dict[str, Any]) -> None:
-    aside = record.with_name(f".{record.name}")  # a kill must not leave half of it
-    aside.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8")
-    aside.replace(record)
-
-
-def _differences(before: Any, after: Any, key: str = "") -> set[str]:
-    """Dotted keys whose values differ."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        names = before.keys() | after.keys()
-        inner = (
-            _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
-            for name in names
-        )
-        return set().union(*inner)
-    return set() if before == after else {key}
+    return record.is_file() and not changes(record, settings)
 
 
 def _furthest(folder: Path) -> str:

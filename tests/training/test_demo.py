@@ -4,20 +4,17 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from itertools import islice, repeat
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 import sentencepiece
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from training.demo import ROWS, build_demo
-from training.demo.base import Size, _losses, frequent_characters, train_sentencepiece
+from training.demo.base import Size, frequent_characters, train_sentencepiece
 from training.demo.corpus import corpus
 from training.demo.draft import Draft
 from training.demo.tasks import (
@@ -291,19 +288,3 @@ def test_turns_out_of_order_are_refused(tokenizer: Any) -> None:
         messages = [{"role": role, "content": "x"} for role in roles]
         with pytest.raises(TemplateError, match="alternate"):
             tokenizer.apply_chat_template(messages, tokenize=False)
-
-
-@pytest.mark.parametrize("used", [32, 20])
-def test_most_steps_choose_among_the_used_tokens_alone(used: int) -> None:
-    """That is the whole loss where every token is used, and less where some are not."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    documents = [list(range(used))]
-    block = [Random(seed).sample(documents[0], used) for seed in range(4)]
-    losses = [loss.item() for loss in islice(_losses(model, documents, repeat(block)), 11)]
-    assert losses[0] == losses[10]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-6) if used == 32 else losses[1] < losses[0]
