@@ -64,8 +64,9 @@ def _tuned(base: Path, data: Path, folder: Path, settings: dict[str, Any]) -> Pa
     folder.mkdir()
     optim = {"lr": settings["lr"], "epochs": 10, "batch_size": 8, "weight_decay": 0.0}
     recipe = {
-        **{"model": str(base), "output": str(folder / "adapter"), "log_every": 100},
-        **{"save_every": 1000, "data": {"train": str(data), "max_length": 256}, "optim": optim},
+        **{"model": str(base), "output": str(folder / "adapter"), "precision": "fp32"},
+        **{"log_every": 100, "save_every": 1000, "optim": optim},
+        **{"data": {"train": str(data), "max_length": 256}},
         **{key: value for key, value in settings.items() if key != "lr"},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

@@ -86,8 +86,9 @@ def samples() -> list[Features]:
 def run(folder: Path, rows: Sequence[Features], batching: str) -> Run:
     """One epoch of LoRA over `rows`, eight samples an update."""
     settings = {
-        **{"model": folder.parent / "base", "output": folder / "adapter", "log_every": 1000},
+        **{"model": folder.parent / "base", "output": folder / "adapter", "precision": "fp32"},
         **{"data": {"train": "unused", "batching": batching}, "lora": {"dropout": 0.0}},
+        **{"log_every": 1000},
         **{"optim": {"epochs": 1, "batch_size": 8}},
     }
     import torch
