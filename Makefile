@@ -102,7 +102,7 @@ $(VENV)/bin/python:
 $(READY): $(VENV)/bin/python $(PACKAGES) pyproject.toml
 	-$(PIP) install -q --upgrade pip
 	$(INSTALL) $(if $(filter cpu,$(VARIANT)),--retries 1 --extra-index-url $(CPU_WHEELS)) $$(grep '^torch==' $(PACKAGES)) & torch=$$!; \
-	  grep -v -e '^#' -e '^torch==' $(PACKAGES) | xargs -P 4 -n 21 $(INSTALL) && wait $$torch
+	  grep -v -e '^#' -e '^torch==' $(PACKAGES) | xargs -P 4 -n 21 $(INSTALL); rest=$$?; wait $$torch && exit $$rest
 	$(INSTALL) --no-build-isolation -e .
 	@touch $@
 
