@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,23 @@ def test_auto_is_told_recorded_and_kept_by_whoever_goes_on(
     again = ["--config", str(recipe), "--resume-if-started", "precision=auto"]
     assert main(again) == 0
     assert "is trained already" in capsys.readouterr().out
+    shutil.rmtree(adapter)  # as if killed before the end
+    assert main(again) == 0
+    assert "precision fp32" in capsys.readouterr().out
+    assert yaml.safe_load((adapter / "training.yaml").read_text())["precision"] == "fp32"
+
+
+@pytest.mark.parametrize("text", ["", "null", "[1]", "seed: 1", "a: [", "\x00", "precision: 5"])
+@pytest.mark.parametrize("asked", ["precision=auto", "precision=fp32"])
+@pytest.mark.parametrize("where", ["adapter.run", "adapter"])
+def test_a_damaged_record_is_told_by_name(
+    recipe: Path, where: str, asked: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = recipe.parent / where / "training.yaml"
+    record.parent.mkdir()
+    record.write_text(text)
+    assert main(["--config", str(recipe), "--resume-if-started", asked]) == 2
+    assert f"{record} does not hold the settings of a run" in capsys.readouterr().err
 
 
 def test_bf16_by_hand_without_instructions_is_warned_of(
