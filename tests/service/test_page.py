@@ -10,7 +10,9 @@ from service.page import CONTENT_TYPES, HEADERS, HERE
 from tests.service.conftest import Talk
 
 Serve = Callable[[Talk], None]
-SOURCES = {path.name: path.read_text("utf-8") for path in HERE.iterdir() if path.suffix != ".py"}
+# compiled Python may lie beside them
+FILES = [path for path in HERE.iterdir() if path.is_file() and path.suffix != ".py"]
+SOURCES = {path.name: path.read_text("utf-8") for path in FILES}
 SCRIPTS = {name: text for name, text in SOURCES.items() if name.endswith(".js")}
 
 
