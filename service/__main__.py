@@ -34,6 +34,7 @@ def main() -> int:
     if settings.node_rank:
         engine.follow()
         return 1  # node 0 has gone
+    engine.import_ahead()
     server = Server(create_app(engine, settings), settings)
     server.run()
     sys.stdout.flush()

@@ -1,7 +1,8 @@
 """vLLM's asynchronous engine behind the Engine protocol.
 
-vLLM is imported here, in engine_args.py, conversion.py, llm.py, openai.py and models/ (loaded as a
-plugin), and nowhere else; this file imports it when the engine starts, since that takes seconds.
+vLLM is imported here, in engine_args.py, conversion.py, llm.py, openai.py, ahead.py, forked.py and
+models/ (loaded as a plugin), and nowhere else; this file imports it when the engine starts, since
+that takes seconds.
 """
 
 import asyncio
@@ -13,10 +14,11 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from service.adapters import Adapter
+from service.ahead import ImportsAhead
 from service.backend import GenerationRequest, Step
 from service.conversion import completion, first_line, parameter, prompt, sampling_params, timing
 from service.cores import bind
-from service.engine_args import engine_args, number_format, set_environment
+from service.engine_args import built_for_cpu, engine_args, number_format, set_environment
 from service.errors import ENGINE_GONE, InvalidRequestError, UnavailableError
 from service.follower import Follower
 from service.garbage import search_as_usual
@@ -36,6 +38,7 @@ class VLLMEngine:
         self._llm: Any = None
         self._loader: threading.Thread | None = None
         self._given_up = False
+        self._ahead: ImportsAhead | None = None
         self._format = NumberFormat(settings.dtype, "set by --dtype")
         self._placement = Placement.read(settings.model)
         self._loras: dict[str, Any] = {}  # vLLM's LoRARequest by name; /v1 reads it too
@@ -77,6 +80,12 @@ class VLLMEngine:
         more = self._llm.input_processor.generation_config_fields.get("eos_token_id") or []
         ids = {self.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])}
         return frozenset(ids - {None})
+
+    def import_ahead(self) -> None:
+        """On a CPU: begin to import vLLM for the engine's process; from the main thread."""
+        set_environment(self._settings, self._placement)
+        if built_for_cpu():
+            self._ahead = ImportsAhead()
 
     async def start(self) -> None:
         """Import vLLM and load the model in a thread, so that /livez answers meanwhile.
@@ -178,7 +187,7 @@ class VLLMEngine:
             self._llm = None  # or AsyncLLM.__del__ would shut it down again, at exit
 
     def _load(self) -> None:
-        set_environment(self._settings, self._placement)
+        set_environment(self._settings, self._placement)  # no harm where it is done already
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.envs import enable_envs_cache
         from vllm.platforms import current_platform
@@ -188,6 +197,8 @@ class VLLMEngine:
 
         # while the engine's process starts, this one would only wait: /v1 costs no time so
         threading.Thread(target=_import_openai, name="import-openai", daemon=True).start()
+        if self._ahead:
+            self._ahead.use()
         llm = PlacedLLM.from_engine_args(
             AsyncEngineArgs(**self._engine_args()), usage_context=UsageContext.OPENAI_API_SERVER
         )

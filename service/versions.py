@@ -2,6 +2,8 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+NOT_INSTALLED = "not installed"
+
 
 def installed(*names: str) -> str:
     """Version of the first of `names` that is installed: a package may come under two names."""
@@ -10,4 +12,4 @@ def installed(*names: str) -> str:
             return version(name)
         except PackageNotFoundError:
             continue
-    return "not installed"
+    return NOT_INSTALLED

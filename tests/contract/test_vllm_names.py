@@ -8,7 +8,9 @@ import pytest
 
 SERVICE = Path("service")
 # and models/: what the upgrade guide names
-FILES = {"engine.py", "engine_args.py", "conversion.py", "llm.py", "openai.py"}
+FILES = {
+    "engine.py", "engine_args.py", "conversion.py", "llm.py", "openai.py", "ahead.py", "forked.py",
+}  # fmt: skip
 # used through objects, so that no import shows them: class, and its attribute
 MEMBERS = [
     ("vllm.v1.engine.async_llm.AsyncLLM", name)
@@ -18,6 +20,7 @@ MEMBERS = [
     )
 ] + [
     ("vllm.v1.engine.output_processor.OutputProcessor", "propagate_error"),
+    ("vllm.v1.engine.utils", "get_mp_context"),
     ("vllm.config.ModelConfig", "get_vocab_size"),
     ("vllm.config.SchedulerConfig", "max_num_seqs"),
     ("vllm.usage.usage_lib.UsageContext", "OPENAI_API_SERVER"),

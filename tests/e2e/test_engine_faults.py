@@ -68,17 +68,18 @@ async def _break_under_load(
         await reaches(server, "mergeline_requests_in_flight", len(tasks))
         tokens = await asyncio.to_thread(server.metric, "vllm:generation_tokens_total")
         await reaches(server, "vllm:generation_tokens_total", tokens + 200)  # streams have begun
-        os.kill(_engine_process(server), fault)
+        engine = _process(server, "VLLM::EngineCore")
+        forked = f"PPid:\t{_process(server, 'mergeline::fork-server')}\n"
+        assert forked in Path(f"/proc/{engine}/status").read_text()
+        os.kill(engine, fault)
         async with asyncio.timeout(limit_s):
             await asyncio.to_thread(server.process.wait, limit_s)
         return {name: await task for name, task in tasks.items()}
 
 
-def _engine_process(server: ServerProcess) -> int:
+def _process(server: ServerProcess, title: str) -> int:
     (pid,) = [
-        pid
-        for pid in server.descendants()
-        if "VLLM::EngineCore" in Path(f"/proc/{pid}/cmdline").read_text()
+        pid for pid in server.descendants() if title in Path(f"/proc/{pid}/cmdline").read_text()
     ]
     return pid
 

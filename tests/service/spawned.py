@@ -1,8 +1,11 @@
-"""A process as vLLM spawns them for the engine, where our plugin runs."""
+"""Processes that begin as the engine's do."""
 
 import multiprocessing
+import os
 import threading
+from multiprocessing import forkserver
 
+from service.ahead import EngineContext
 from service.orphans import end_with_parent
 
 
@@ -16,3 +19,14 @@ def _started() -> int:
     before = threading.active_count()
     end_with_parent()
     return threading.active_count() - before
+
+
+def set_after_the_fork_server(name: str, value: str) -> str | None:
+    """A variable, as a process forked from a fork server that is older has it."""
+    forkserver.ensure_running()
+    os.environ[name] = value
+    try:
+        with EngineContext().Pool(1) as pool:
+            return pool.apply(os.getenv, (name,))
+    finally:
+        del os.environ[name]
