@@ -8,8 +8,10 @@ the server does, and becomes the engine's when asked to.
 import importlib.util
 import multiprocessing
 import os
+import shutil
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 AT_BEGINNING = ("LD_PRELOAD", "OMP_", "GOMP_", "KMP_", "MALLOC_")
@@ -30,14 +32,21 @@ class ImportsAhead:
 
     def use(self) -> None:
         """Have vLLM, imported by now, begin the engine's process from it."""
-        from vllm.v1.engine import utils
+        import vllm.v1.engine.utils
 
-        utils.get_mp_context = self.context
+        vllm.v1.engine.utils.get_mp_context = self.context
 
     def context(self) -> multiprocessing.context.BaseContext:
         """Spawns where a variable was changed that the fork server cannot take back."""
         same = _at_beginning() == self._environment
         return EngineContext() if same else multiprocessing.get_context("spawn")
+
+    def close(self) -> None:
+        """Remove the fork server's socket, which nothing is asked through any more.
+
+        Python would when it exits, but the service ends without (__main__.py).
+        """
+        shutil.rmtree(get_temp_dir(), ignore_errors=True)
 
 
 def share_openmp() -> None:

@@ -179,6 +179,8 @@ class VLLMEngine:
 
     def shutdown(self) -> None:
         """Stop the engine process, also one that is still loading; at once after `fail`."""
+        if self._ahead:
+            self._ahead.close()
         if self._given_up or (self._loader is not None and self._loader.is_alive()):
             for process in multiprocessing.active_children():
                 process.kill() if self._given_up else process.terminate()
@@ -197,11 +199,13 @@ class VLLMEngine:
 
         # while the engine's process starts, this one would only wait: /v1 costs no time so
         threading.Thread(target=_import_openai, name="import-openai", daemon=True).start()
+        arguments = AsyncEngineArgs(**self._engine_args())
         if self._ahead:
             self._ahead.use()
-        llm = PlacedLLM.from_engine_args(
-            AsyncEngineArgs(**self._engine_args()), usage_context=UsageContext.OPENAI_API_SERVER
-        )
+        context = UsageContext.OPENAI_API_SERVER
+        llm = PlacedLLM.from_engine_args(arguments, usage_context=context)
+        if self._ahead:
+            self._ahead.close()
         llm.placement = self._placement
         if current_platform.is_cpu():
             for process in multiprocessing.active_children():

@@ -51,6 +51,18 @@ def test_all_libraries_get_the_openmp_of_torch(
     assert len(os.environ["LD_PRELOAD"].split(":")) == len(first) + 1
 
 
+def test_nothing_of_it_stays_on_the_disk(
+    imports: ahead.ImportsAhead, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sockets"
+    monkeypatch.setattr(ahead, "get_temp_dir", lambda: str(folder))
+    folder.mkdir()
+    (folder / "listener").touch()
+    imports.close()
+    assert not folder.exists()
+    imports.close()
+
+
 def test_the_build_of_vllm_is_known_without_importing_it() -> None:
     from vllm.platforms import current_platform
 
