@@ -1,7 +1,7 @@
 """ChatGLM2 and ChatGLM3: converted, trained, merged and served as Glm.
 
 vLLM has a class of its own for the original layout, which knows nothing of ours: it must say the
-same from the checkpoint as the hub has it.
+same from the checkpoint as the hub has it. What transformers says of ours, the service says too.
 """
 
 import json
@@ -31,10 +31,14 @@ PROMPTS = [
 ]
 TOKENS = 24
 RECIPE = ROOT / "training" / "recipes" / "chatglm2_lora.yaml"
-KINDS = [("chatglm2", {}), ("chatglm3", {"rope_ratio": 50})]  # 50: as in ChatGLM3-6B-32K
+kinds = pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("chatglm2", {}), ("chatglm3", {"rope_ratio": 50})],  # 50: as in ChatGLM3-6B-32K
+    ids=["chatglm2", "chatglm3-32k"],
+)
 
 
-@pytest.mark.parametrize(("kind", "changes"), KINDS, ids=["chatglm2", "chatglm3-32k"])
+@kinds
 def test_the_converted_model_says_what_vllms_own_class_says_of_the_original(
     kind: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -42,10 +46,6 @@ def test_the_converted_model_says_what_vllms_own_class_says_of_the_original(
     convert_chatglm(release, tmp_path / "model")
     prompts = original_ids(release)
     expected = vllm_ids(release, prompts, tmp_path)
-    texts = [f"[gMASK]<sop>{prompt}" for prompt in PROMPTS]
-    with serving(tmp_path / "model", tmp_path / "server.log") as server:
-        served = server.generated_ids(texts, max_tokens=TOKENS, ignore_eos=True, raw=True)
-    assert served == expected
     assert transformers_ids(tmp_path / "model", prompts) == expected
     assert not (release / "TRACE").exists()
 
@@ -92,19 +92,19 @@ def transformers_ids(model: Path, prompts: list[list[int]]) -> list[list[int]]:
     return [out[0, len(ids) :].tolist() for out, ids in zip(outputs, prompts, strict=True)]
 
 
-@pytest.mark.parametrize("kind", ["chatglm2", "chatglm3"])
+@kinds
 def test_lora_merge_serve_gives_the_ids_of_transformers_with_the_adapter(
-    kind: str, tmp_path: Path
+    kind: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     base, adapter, merged = tmp_path / "base", tmp_path / "adapter", tmp_path / "merged"
-    convert_chatglm(write_release(tmp_path / "release", kind), base)
+    convert_chatglm(write_release(tmp_path / "release", kind, **changes), base)
     rows = [{"input": prompt, "target": "多喝水"} for prompt in PROMPTS]
     data = tmp_path / "train.json"
     data.write_text("\n".join(map(json.dumps, rows)))
     settings = {"model": base, "output": adapter, "data.train": data, "data.eval": data}
     short = {"optim.steps": 3, "optim.lr": 2e-2, "optim.batch_size": 6, "precision": "fp32"}
-    changes = [f"{key}={value}" for key, value in (settings | short).items()]
-    assert train.main(["--config", str(RECIPE), *changes]) == 0
+    overrides = [f"{key}={value}" for key, value in (settings | short).items()]
+    assert train.main(["--config", str(RECIPE), *overrides]) == 0
     paths = ["--base", str(base), "--adapter", str(adapter), "--output", str(merged)]
     assert merge.main(paths) == 0
     with serving(merged, tmp_path / "server.log") as server:
