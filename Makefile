@@ -4,6 +4,7 @@ VARIANT ?= $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 MODEL   ?= build/demo/model
 PORT    ?= 8000
 GOLD    ?= build/demo/data/dev.json
+WORKERS ?= 2
 FOLDER  ?= build/evaluation/$(subst /,-,$(MODEL))
 
 # Where this is set, every start would compile anew what no start has compiled for good.
@@ -52,8 +53,8 @@ smollm2: build/smollm2/model/config.json  ## small real weights to try things on
 up:  ## build the images, prepare the demo model if MODEL_DIR is not set, serve in containers
 	$(COMPOSE) up --build serve
 
-test: $(DEV) demo smollm2  ## run all tests, the real engine included
-	$(BIN)/pytest
+test: $(DEV) demo smollm2  ## run all tests, the real engine included, WORKERS (default: 2) at a time
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 check: $(DEV)  ## lint, types, import rules, size limits
 	$(BIN)/ruff check .

@@ -5,6 +5,18 @@ import pytest
 
 from tests.paths import DEMO
 
+SHARED = {"server", "bounded", "keyed", "pair", "front"}
+"""Fixtures that start engines for many files."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the mark
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers, what shares an engine or a file goes to the same one."""
+    for item in items:
+        engines = SHARED.intersection(getattr(item, "fixturenames", ()))
+        name = "-".join(sorted(engines)) or item.path.as_posix()
+        item.add_marker(pytest.mark.xdist_group(name))
+
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
