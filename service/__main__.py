@@ -2,6 +2,8 @@
 
 import os
 import sys
+from multiprocessing.util import get_temp_dir
+from shutil import rmtree
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
@@ -11,7 +13,7 @@ from service.garbage import search_seldom
 from service.pipes import run
 from service.settings import Settings
 
-search_seldom()  # here, since the engine's process imports this file first, then vLLM
+search_seldom()  # until the last is imported: engine.py
 
 
 def main() -> int:
@@ -34,11 +36,11 @@ def main() -> int:
     if settings.node_rank:
         engine.follow()
         return 1  # node 0 has gone
-    engine.import_ahead()
     server = Server(create_app(engine, settings), settings)
     server.run()
     sys.stdout.flush()
     sys.stderr.flush()
+    rmtree(get_temp_dir(), ignore_errors=True)  # as Python's own exit would: the fork server's
     # All is shut down by now. Threads inside vLLM would hold the interpreter's own exit for up
     # to a minute, after a dead engine or in the middle of loading.
     os._exit(server.exit_code)

@@ -81,17 +81,15 @@ class VLLMEngine:
         ids = {self.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])}
         return frozenset(ids - {None})
 
-    def import_ahead(self) -> None:
-        """On a CPU: begin to import vLLM for the engine's process; from the main thread."""
-        set_environment(self._settings, self._placement)
-        if built_for_cpu():
-            self._ahead = ImportsAhead()
-
     async def start(self) -> None:
         """Import vLLM and load the model in a thread, so that /livez answers meanwhile.
 
         A daemon thread: a SIGTERM while loading must not wait for the load to end.
+        On a CPU this is called in the main thread: see ImportsAhead.
         """
+        set_environment(self._settings, self._placement)
+        if built_for_cpu():
+            self._ahead = ImportsAhead()
         loop = asyncio.get_running_loop()
         loaded: asyncio.Future[None] = loop.create_future()
 
@@ -179,8 +177,6 @@ class VLLMEngine:
 
     def shutdown(self) -> None:
         """Stop the engine process, also one that is still loading; at once after `fail`."""
-        if self._ahead:
-            self._ahead.close()
         if self._given_up or (self._loader is not None and self._loader.is_alive()):
             for process in multiprocessing.active_children():
                 process.kill() if self._given_up else process.terminate()
@@ -189,7 +185,6 @@ class VLLMEngine:
             self._llm = None  # or AsyncLLM.__del__ would shut it down again, at exit
 
     def _load(self) -> None:
-        set_environment(self._settings, self._placement)  # no harm where it is done already
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.envs import enable_envs_cache
         from vllm.platforms import current_platform
@@ -200,12 +195,10 @@ class VLLMEngine:
         # while the engine's process starts, this one would only wait: /v1 costs no time so
         threading.Thread(target=_import_openai, name="import-openai", daemon=True).start()
         arguments = AsyncEngineArgs(**self._engine_args())
-        if self._ahead:
+        if self._ahead and not arguments.numa_bind:  # which begins a process by a program
             self._ahead.use()
         context = UsageContext.OPENAI_API_SERVER
         llm = PlacedLLM.from_engine_args(arguments, usage_context=context)
-        if self._ahead:
-            self._ahead.close()
         llm.placement = self._placement
         if current_platform.is_cpu():
             for process in multiprocessing.active_children():

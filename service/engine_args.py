@@ -98,6 +98,8 @@ def _prepare_cpu(settings: Settings) -> None:
         settings.enforce_eager is not False
     ):  # or the first request for logprobs would hold all up: 10 s of compiling
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    # vLLM sets it too, but later than torch is imported for the engine's process (ahead.py)
+    os.environ.setdefault("TORCHINDUCTOR_CPP_DYNAMIC_THREADS", "1")
 
 
 def _node_settings(settings: Settings) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from service.garbage import search_seldom
 _PR_SET_PDEATHSIG = 1
 
 setproctitle("mergeline::fork-server")  # first: the place is lost once variables are set
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to deal with
+for _number in (signal.SIGINT, signal.SIGTERM):  # to the whole group: the server deals with it
+    signal.signal(_number, signal.SIG_IGN)
 if hasattr(ctypes.CDLL(None), "prctl"):  # end with the server also while importing
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 search_seldom()

@@ -10,7 +10,7 @@ from service.memory import give_back_now_and_then
 
 
 def end_with_parent() -> None:
-    """In a process that vLLM spawned: watch from a thread that the parent lives, else end.
+    """In a process that vLLM began: watch from a thread that the parent lives, else end.
 
     pyproject.toml names this as a vLLM plugin, since those run in every process of the engine.
     vLLM's processes end with a server that stops in order, but outlive one that was SIGKILLed.
@@ -19,7 +19,7 @@ def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    search_as_usual()  # this process has imported what it needs; see __main__.py
+    search_as_usual()  # this process has imported what it needs
     give_back_now_and_then()
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 

@@ -21,6 +21,7 @@ MEMBERS = [
 ] + [
     ("vllm.v1.engine.output_processor.OutputProcessor", "propagate_error"),
     ("vllm.v1.engine.utils", "get_mp_context"),
+    ("vllm.engine.arg_utils.AsyncEngineArgs", "numa_bind"),
     ("vllm.config.ModelConfig", "get_vocab_size"),
     ("vllm.config.SchedulerConfig", "max_num_seqs"),
     ("vllm.usage.usage_lib.UsageContext", "OPENAI_API_SERVER"),

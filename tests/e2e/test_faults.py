@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.e2e.conftest import QUEUED, SEQUENCES
 from tests.e2e.connection import connected
@@ -135,8 +136,9 @@ class Load:
 
 
 def test_livez_answers_early_and_sigterm_under_load_loses_nothing_that_was_accepted(
-    demo: Path, logs: Path
+    demo: Path, logs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(logs))
     server = ServerProcess(demo / "model", logs / "drain.log", cpu_kvcache_gib=1)
     try:
         _is_alive_before_it_is_ready(server)
@@ -144,6 +146,7 @@ def test_livez_answers_early_and_sigterm_under_load_loses_nothing_that_was_accep
         asyncio.run(_drain(server))
         assert server.process.wait(timeout=120) == 0
         server.wait_gone(engine)
+        assert not list(logs.glob("pymp-*")), "the fork server's socket stays behind"
     finally:
         server.stop()
 

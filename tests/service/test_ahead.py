@@ -1,20 +1,26 @@
 """The process that imports for the engine's: what it hands over, and when it is not used."""
 
 import os
+import re
+import subprocess
+import sys
 from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
 
 from service import ahead
 from service.engine_args import built_for_cpu
-from tests.service import spawned
+from tests.models import tiny_llama
 
 
 @pytest.fixture
 def imports(monkeypatch: pytest.MonkeyPatch) -> ahead.ImportsAhead:
     monkeypatch.setattr(os, "environ", {"LD_PRELOAD": "libgomp.so", "OMP_NUM_THREADS": "1"})
     monkeypatch.setattr(forkserver, "ensure_running", lambda: None)
+    monkeypatch.setattr(forkserver, "set_forkserver_preload", lambda modules: None)
     return ahead.ImportsAhead()
 
 
@@ -27,43 +33,65 @@ def test_it_is_used_while_only_variables_differ_that_can_still_be_set(
 
 @pytest.mark.parametrize("name", ["LD_PRELOAD", "OMP_NUM_THREADS", "MALLOC_MMAP_MAX_"])
 def test_a_variable_that_it_could_not_take_back_has_vllm_spawn(
-    imports: ahead.ImportsAhead, name: str
+    imports: ahead.ImportsAhead, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     os.environ[name] = "changed"
-    assert imports.context().get_start_method() == "spawn"
+    with caplog.at_level("WARNING"):
+        assert imports.context().get_start_method() == "spawn"
+    assert f"slower start: {name} changed" in caplog.text
+
+
+def test_what_it_imports_starts_no_thread() -> None:
+    """A fork of a process of several threads may wait for ever for what another held."""
+    code = "import os, service.forked; print(len(os.listdir('/proc/self/task')))"
+    assert printed(code, OMP_NUM_THREADS="4", OPENBLAS_NUM_THREADS="1") == "1"
 
 
 def test_its_process_has_the_variables_of_its_start() -> None:
-    assert spawned.set_after_the_fork_server("MERGELINE_TEST", "later") == "later"
+    code = (
+        "from tests.service.spawned import set_after_the_fork_server as s; print(s('X', 'later'))"
+    )
+    assert printed(code) == "later"
 
 
-@pytest.mark.parametrize("before", ["", "/lib/other.so"])
-def test_all_libraries_get_the_openmp_of_torch(
-    monkeypatch: pytest.MonkeyPatch, before: str
+def printed(code: str, **variables: str) -> str:
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, **variables}
+    return subprocess.check_output(command, env=environment, text=True).strip()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "tcmalloc gomp"),
+        ("/lib/other.so", "tcmalloc other gomp"),
+        ("/lib/libiomp5.so", "tcmalloc iomp"),
+        ("/lib/libtcmalloc.so:/lib/libomp.so", "tcmalloc omp"),
+    ],
+)
+def test_the_libraries_are_those_that_vllm_chooses(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, before: str, after: str
 ) -> None:
+    for name in ("torch/lib/libgomp.so.1", "vllm/libs/libtcmalloc_minimal.so.4"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
     monkeypatch.setattr(os, "environ", {"LD_PRELOAD": before})
-    ahead.share_openmp()
-    *first, last = os.environ["LD_PRELOAD"].split(":")
-    assert first == [before] * bool(before)
-    assert Path(last).is_file()
-    ahead.share_openmp()
-    assert os.environ["LD_PRELOAD"].endswith(last)
-    assert len(os.environ["LD_PRELOAD"].split(":")) == len(first) + 1
+    monkeypatch.setattr(ahead, "_folder", lambda package: tmp_path / package)
+    for _ in range(2):  # the second time nothing is added
+        ahead.preload_libraries()
+        found = re.findall(r"/(?:lib)?(tcmalloc|[gi]?omp|other)[^/]*", os.environ["LD_PRELOAD"])
+        assert " ".join(found) == after
 
 
-def test_nothing_of_it_stays_on_the_disk(
-    imports: ahead.ImportsAhead, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    folder = tmp_path / "sockets"
-    monkeypatch.setattr(ahead, "get_temp_dir", lambda: str(folder))
-    folder.mkdir()
-    (folder / "listener").touch()
-    imports.close()
-    assert not folder.exists()
-    imports.close()
+def test_vllm_adds_nothing_to_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else it would begin the engine's process anew, at every start."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    ahead.preload_libraries()
+    before = os.environ["LD_PRELOAD"]
+    arguments = AsyncEngineArgs(model=str(tiny_llama(tmp_path / "model")))
+    arguments.create_engine_config()
+    assert os.environ["LD_PRELOAD"] == before
 
 
 def test_the_build_of_vllm_is_known_without_importing_it() -> None:
-    from vllm.platforms import current_platform
-
     assert built_for_cpu() == current_platform.is_cpu()
