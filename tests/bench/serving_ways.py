@@ -118,7 +118,12 @@ class Completions:
                 while lists:
                     some = lists.popleft()
                     body = completion_body(some[0] if step == 1 else list(some), self._model)
-                    answer = await http.post("/v1/completions", json=body)
+                    try:
+                        answer = await http.post("/v1/completions", json=body)
+                    except (httpx.ReadError, httpx.RemoteProtocolError):
+                        # busy for five seconds, it takes the connection for an idle one
+                        lists.append(some)
+                        continue
                     usages.append(answer.raise_for_status().json()["usage"])
 
             await asyncio.gather(*(work() for _ in range(self._connections)))
