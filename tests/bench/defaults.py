@@ -143,7 +143,8 @@ def training(rounds: int, folder: Path) -> list[Result]:
     }
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds):
-        for name, (environment, busy) in ways.items():
+        # there and back: or the first of a round would always be the one after busy minutes
+        for name, (environment, busy) in list(ways.items())[:: -1 if turn % 2 else 1]:
             with busy_processes(busy):
                 taken[name].append(train(environment, folder / f"adapter-{turn}-{name}"))
             note(f"training, round {turn + 1}: {name}: {taken[name][-1]:.0f} ms an update")
