@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from multiprocessing.util import get_temp_dir
 from shutil import rmtree
 
@@ -40,7 +41,8 @@ def main() -> int:
     server.run()
     sys.stdout.flush()
     sys.stderr.flush()
-    rmtree(get_temp_dir(), ignore_errors=True)  # as Python's own exit would: the fork server's
+    with suppress(OSError):  # as Python's own exit would: the fork server's socket is there
+        rmtree(get_temp_dir())
     # All is shut down by now. Threads inside vLLM would hold the interpreter's own exit for up
     # to a minute, after a dead engine or in the middle of loading.
     os._exit(server.exit_code)

@@ -94,9 +94,8 @@ def _prepare_cpu(settings: Settings) -> None:
     keep_freed_memory()
     if settings.tensor_parallel_size == 1:
         compute_in_engine_process()
-    if (
-        settings.enforce_eager is not False
-    ):  # or the first request for logprobs would hold all up: 10 s of compiling
+    # or the first request for logprobs would hold all up: 10 s of compiling
+    if settings.enforce_eager is not False:
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     # vLLM sets it too, but later than torch is imported for the engine's process (ahead.py)
     os.environ.setdefault("TORCHINDUCTOR_CPP_DYNAMIC_THREADS", "1")
