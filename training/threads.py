@@ -20,6 +20,8 @@ ROUNDED_UP = 0.3  # of a core: a quiet machine is never quite idle
 class Threads:
     """Held by a run; `look` is called after every step, and costs nothing most of the time.
 
+    The first number comes from the seconds before it, in which the model was loaded.
+
     The number stays as it is where OMP_NUM_THREADS is set: with equal numbers two runs are equal
     bit by bit, with others in all but the last bits of their sums.
     """
@@ -32,7 +34,8 @@ class Threads:
         if not self._fixed:
             self._most = usable_threads(self._most)
             torch.set_num_threads(self._most)
-        self._seen = _clocks()
+        self._seen = _IMPORTED
+        self.look()
 
     def __enter__(self) -> Self:
         return self
@@ -80,3 +83,6 @@ def _allowed() -> set[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
+
+
+_IMPORTED = _clocks()

@@ -29,6 +29,7 @@ def test_as_many_as_there_is_room_for(cores: float, count: int) -> None:
 def test_others_are_given_way_and_threads_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0, 0.0, 0.0]  # now, seconds that this process ran, seconds that cores were idle
     monkeypatch.setattr(threads, "_clocks", lambda: tuple(clock))
+    monkeypatch.setattr(threads, "_IMPORTED", (0.0, 0.0, 0.0))
     monkeypatch.setattr("training.threads.time.monotonic", lambda: clock[0])
 
     def after(seconds: float, ours: float, idle: float) -> int:
@@ -71,3 +72,13 @@ def test_the_machines_own_numbers_can_be_read() -> None:
     assert ours > 0
     assert idle > 0
     assert usable >= 1
+
+
+def test_the_first_number_comes_from_the_seconds_of_loading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "_IMPORTED", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(threads, "_clocks", lambda: (3.0, 2.0, 0.1))  # two cores' worth was others'
+    monkeypatch.setattr("training.threads.time.monotonic", lambda: 3.0)
+    with Threads():
+        assert torch.get_num_threads() == 1
