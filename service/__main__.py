@@ -9,8 +9,8 @@ from shutil import rmtree
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service.access_log import configure_logging
-from service.garbage import search_seldom
+from service.engine.garbage import search_seldom
+from service.http.access_log import configure_logging
 from service.pipes import run
 from service.settings import Settings
 
@@ -30,8 +30,8 @@ def main() -> int:
     configure_logging(settings)
 
     from service.app import create_app
-    from service.engine import VLLMEngine
-    from service.server import Server
+    from service.engine.vllm_engine import VLLMEngine
+    from service.http.server import Server
 
     engine = VLLMEngine(settings)
     if settings.node_rank:

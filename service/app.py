@@ -12,12 +12,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
-from service.adapter_registry import Adapters
-from service.admin import admin_router
-from service.admission import Admission
-from service.backend import Engine
-from service.companions import running_router, tokens_router
+from service.api.adapters import admin_router
+from service.api.generate import generate_router
+from service.api.health import info_router, probe_router
+from service.api.openai import v1_route
+from service.api.openapi import complete
+from service.api.operations import running_router, tokens_router
 from service.deployment import Deployment
+from service.engine.protocol import Engine
 from service.errors import (
     InvalidRequestError,
     NotFoundError,
@@ -25,16 +27,14 @@ from service.errors import (
     WrongMethodError,
     answer,
 )
-from service.gate import Gate
-from service.generate import generate_router
-from service.health import info_router, probe_router
+from service.generation.adapter_registry import Adapters
+from service.generation.admission import Admission
+from service.http.gate import Gate
+from service.http.tracing import Tracing
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
-from service.openapi import complete
 from service.page import page_router
 from service.settings import Settings
-from service.tracing import Tracing
-from service.v1 import v1_route
 from service.validation import first_problem
 
 logger = logging.getLogger("mergeline")

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from service.adapter_registry import Adapters
-from service.admission import Admission, Ticket
-from service.backend import Engine
+from service.engine.protocol import Engine
+from service.generation.adapter_registry import Adapters
+from service.generation.admission import Admission, Ticket
+from service.generation.prompt import PromptEncoder
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
-from service.prompt import PromptEncoder
 from service.settings import Settings
 
 ABORT_WITHIN_S, ABORT_AGAIN_S = 5.0, 0.02

@@ -8,12 +8,12 @@ from enum import StrEnum
 
 from starlette.types import ASGIApp
 
-from service.adapter_registry import Adapters
-from service.backend import Engine, GenerationRequest
+from service.engine.fingerprint import fingerprint
+from service.engine.protocol import Engine, GenerationRequest
 from service.errors import UnavailableError
-from service.fingerprint import fingerprint
+from service.generation.adapter_registry import Adapters
+from service.generation.prompt import PromptEncoder
 from service.metrics import Metrics
-from service.prompt import PromptEncoder
 from service.settings import Settings
 
 logger = logging.getLogger("mergeline")

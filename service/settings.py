@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.adapters import Adapter, parse_adapters, room_for, roomy
-from service.sampling import checked
+from service.adapter import Adapter, parse_adapters, room_for, roomy
+from service.parameters import checked
 
 PRESETS: dict[str, dict[str, Any]] = {
     # what the service of the first PromptCBLUE baselines generated with

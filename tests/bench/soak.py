@@ -28,7 +28,7 @@ from tests.bench.soak_requests import Kind, kinds
 from tests.paths import DEMO
 from tests.server import ServerProcess, serving
 
-# the engine's goes up and down by 300 MB within each minute (service/memory.py)
+# the engine's goes up and down by 300 MB within each minute (service/machine/memory.py)
 MOST_MB_AN_HOUR = {"server": 30, "engine": 150}
 WARM_UP = 0.2
 SAMPLE_EVERY_S, PRINT_EVERY_S = 5, 60

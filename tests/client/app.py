@@ -14,9 +14,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.backend import Completion, GenerationRequest, Step
+from service.engine.protocol import Completion, GenerationRequest, Step
+from service.generation.prompt import PromptEncoder
 from service.lifecycle import State
-from service.prompt import PromptEncoder
 from service.settings import Settings
 from tests.service.fake import FakeEngine
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from vllm.tokenizers.hf import maybe_make_thread_pool
 
-from service.openai import keep_few_words_in_pool
-from service.prompt import PromptEncoder
+from service.engine.tokenizers import keep_few_words_in_pool
+from service.generation.prompt import PromptEncoder
 from training.rendering import encode_prompt, load_tokenizer
 
 ODD = [

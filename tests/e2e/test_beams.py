@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.detokenizer import continuation
+from service.engine.tokenizers import continuation
 from tests.families import write_family
 from tests.models import tiny_adapter
 from tests.reference import adapted

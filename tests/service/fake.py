@@ -9,8 +9,15 @@ from typing import Any
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
-from service.adapters import Adapter
-from service.backend import Completion, GenerationRequest, Position, Step, Timing, TokenLogprob
+from service.adapter import Adapter
+from service.engine.protocol import (
+    Completion,
+    GenerationRequest,
+    Position,
+    Step,
+    Timing,
+    TokenLogprob,
+)
 from service.errors import InvalidRequestError, UnavailableError
 
 

@@ -5,8 +5,8 @@ import os
 import threading
 from multiprocessing import forkserver
 
-from service.ahead import EngineContext
-from service.orphans import end_with_parent
+from service.engine.ahead import EngineContext
+from service.engine.orphans import end_with_parent
 
 
 def threads_of_plugin() -> int:

@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.adapters import parse_adapters, room_for
+from service.adapter import parse_adapters, room_for
 from service.errors import InvalidRequestError
-from service.placement import Placement
+from service.machine.placement import Placement
 from service.settings import Settings
 from tests.service.conftest import Talk
 from tests.service.fake import FakeEngine

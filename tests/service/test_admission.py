@@ -1,4 +1,4 @@
-from service.admission import Admission
+from service.generation.admission import Admission
 from service.metrics import Metrics
 
 

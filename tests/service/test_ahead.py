@@ -11,8 +11,8 @@ import pytest
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 
-from service import ahead
-from service.engine_args import built_for_cpu
+from service.engine import ahead
+from service.engine.engine_args import built_for_cpu
 from tests.models import tiny_llama
 
 
@@ -43,7 +43,7 @@ def test_a_variable_that_it_could_not_take_back_has_vllm_spawn(
 
 def test_what_it_imports_starts_no_thread() -> None:
     """A fork of a process of several threads may wait for ever for what another held."""
-    code = "import os, service.forked; print(len(os.listdir('/proc/self/task')))"
+    code = "import os, service.engine.forked; print(len(os.listdir('/proc/self/task')))"
     assert printed(code, OMP_NUM_THREADS="4", OPENBLAS_NUM_THREADS="1") == "1"
 
 

@@ -10,8 +10,8 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from service.backend import Completion, GenerationRequest, Position, Step, TokenLogprob
-from service.beams import BeamSearch
+from service.engine.protocol import Completion, GenerationRequest, Position, Step, TokenLogprob
+from service.generation.beams import BeamSearch
 from tests.models import tiny_llama
 
 VOCABULARY = 64

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cgroups import cpu_quota, memory_limit
+from service.machine.cgroups import cpu_quota, memory_limit
 from training.threads import usable_threads
 
 V1 = "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service import cores
+from service.machine import cores
 
 NAMES = ("VLLM_CPU_OMP_THREADS_BIND", "VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS")
 

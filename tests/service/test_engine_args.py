@@ -9,10 +9,10 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 
-from service import engine
-from service.engine import VLLMEngine
-from service.engine_args import CPU_SEQUENCES, engine_args, number_format
-from service.placement import Placement
+from service.engine import vllm_engine as engine
+from service.engine.engine_args import CPU_SEQUENCES, engine_args, number_format
+from service.engine.vllm_engine import VLLMEngine
+from service.machine.placement import Placement
 from service.settings import Settings
 from tests.models import tiny_llama
 
@@ -62,7 +62,7 @@ def test_the_engine_is_built_as_a_server_whose_batches_are_read_back(
         contexts.append((args, usage_context))
         raise StartedError
 
-    monkeypatch.setattr("service.llm.PlacedLLM.from_engine_args", from_engine_args)
+    monkeypatch.setattr("service.engine.async_llm.PlacedLLM.from_engine_args", from_engine_args)
     monkeypatch.setattr(engine, "_import_openai", lambda: None)
     with pytest.raises(StartedError):
         VLLMEngine(Settings(model=model))._load()

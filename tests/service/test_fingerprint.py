@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.fingerprint import SMALL, fingerprint
+from service.engine.fingerprint import SMALL, fingerprint
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 
 PROGRAM = """
-import sys, time, service.follower as follower
+import sys, time, service.engine.node as follower
 follower.LOOK_EVERY_S, follower.GONE_AFTER_S, follower.FINISHED_AFTER_S = 0.1, 3, 2
 follower.Follower("127.0.0.1", int(sys.argv[1])).start()
 print("started", flush=True)

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.access_log import JsonFormatter
-from service.backend import GenerationRequest, Step
+from service.engine.protocol import GenerationRequest, Step
+from service.http.access_log import JsonFormatter
 from service.settings import Settings
 from tests.service.conftest import Talk, running, until_ready
 from tests.service.fake import FakeEngine

@@ -12,8 +12,8 @@ from vllm.lora.punica_wrapper import get_punica_wrapper
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
-from service.models import be_fast_on_a_cpu
-from service.models.grouped_lora import GroupedLoRA
+from service.engine.models import be_fast_on_a_cpu
+from service.engine.models.grouped_lora import GroupedLoRA
 
 pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="LoRA of CPUs")
 SLOTS, RANK, WIDTH, OUT = 4, 8, 24, (40, 16)
@@ -48,19 +48,22 @@ def last_two_words(code: str) -> list[str]:
 def test_the_plugin_puts_ours_in_place() -> None:
     """In a process of its own: in the tests' own, training has a ChatGLM-6B of its own."""
     code = (
-        "import service.models; service.models.register()\n"
+        "import service.engine.models; service.engine.models.register()\n"
         "from vllm.platforms import current_platform\n"
         "from vllm.model_executor.custom_op import op_registry_oot\n"
         "print(current_platform.get_punica_wrapper(), op_registry_oot['RMSNorm'].__name__)"
     )
-    assert last_two_words(code) == ["service.models.grouped_lora.GroupedLoRA", "OnePassRMSNorm"]
+    assert last_two_words(code) == [
+        "service.engine.models.grouped_lora.GroupedLoRA",
+        "OnePassRMSNorm",
+    ]
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX is a part of x86-64")
 def test_a_process_with_the_plugin_may_use_the_tile_registers_if_there_are_any() -> None:
     """vLLM's attention in bfloat16 takes them for granted, and would end in SIGILL."""
     code = (
-        "import ctypes, torch, service.models; service.models.register()\n"
+        "import ctypes, torch, service.engine.models; service.engine.models.register()\n"
         "held, arch_prctl, get_permissions, tiles = ctypes.c_uint64(), 158, 0x1022, 18\n"
         "ctypes.CDLL(None).syscall(arch_prctl, get_permissions, ctypes.byref(held))\n"
         "print(torch.cpu._is_amx_tile_supported(), bool(held.value >> tiles & 1))"

@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 
 from service.app import create_app
-from service.server import Server
+from service.http.server import Server
 from service.settings import Settings
 from tests.service.conftest import Talk, running, until
 from tests.service.fake import FakeEngine

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from service.memory import keep_freed_memory
+from service.machine.memory import keep_freed_memory
 
 # 200 pieces of 1 MB, and between any two something that stays: freeing them leaves gaps
 GAPS = """
-import re, time, service.memory as memory
+import re, time, service.machine.memory as memory
 memory.GIVE_BACK_EVERY_S = 0.5
 def resident_mb():
     return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024

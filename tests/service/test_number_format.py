@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.number_format import on_cpu, parameters
+from service.machine.number_format import on_cpu, parameters
 from tests.models import tiny_llama, to_bin, weights
 from tests.processors import AVX2, BF16, ROOMY_KIB, WITH_BF16, WITHOUT_BF16, machine
 

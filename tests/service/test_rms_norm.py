@@ -9,7 +9,7 @@ from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.platforms import current_platform
 
-from service.models.rms_norm import OnePassRMSNorm
+from service.engine.models.rms_norm import OnePassRMSNorm
 
 pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="vLLM's CPU kernel")
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from service.errors import InvalidRequestError
-from service.sampling import Plan, checked, to_plan
-from service.schemas import Parameters
+from service.generation.plan import Plan, to_plan
+from service.parameters import Parameters, checked
 from service.settings import Settings
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from service.http.tracing import PROTOCOL
 from service.settings import Settings
-from service.tracing import PROTOCOL
 from tests.service.conftest import running, until_ready
 from tests.service.fake import FakeEngine
 

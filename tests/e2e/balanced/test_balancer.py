@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.schemas import Parameters
+from service.parameters import Parameters
 from tests.e2e.balanced.replicas import HEADERS, Replicas
 from tests.e2e.waiting import until, wait_given_up
 

@@ -1,0 +1,78 @@
+"""Routes that tell how the service is, and what it serves."""
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from service.api.answers import Info, StateAnswer, Versions
+from service.api.openapi import Responses, refusals
+from service.deployment import Deployment
+from service.generation.plan import DEFAULT_PARAMETERS
+from service.lifecycle import Lifecycle, State
+from service.versions import installed
+
+STATES: Responses = {
+    200: {"model": StateAnswer, "description": "Yes"},
+    503: {"model": StateAnswer, "description": "No"},
+}
+
+
+def probe_router(lifecycle: Lifecycle) -> APIRouter:
+    """Routes for load balancers and orchestrators."""
+    router = APIRouter()
+
+    @router.get("/livez", summary="200 while the process is worth keeping", responses=STATES)
+    async def livez() -> JSONResponse:
+        return _state_answer(lifecycle, healthy=lifecycle.state is not State.DEAD)
+
+    @router.get(
+        "/readyz", summary="200 once a token was generated, until draining", responses=STATES
+    )
+    @router.get("/health", summary="as /readyz", responses=STATES)
+    async def readyz() -> JSONResponse:
+        return _state_answer(lifecycle, healthy=lifecycle.state is State.READY)
+
+    @router.get("/is_ready", summary="JSON true or false")
+    async def is_ready() -> bool:
+        return lifecycle.state is State.READY
+
+    return router
+
+
+def info_router(deployment: Deployment) -> APIRouter:
+    """/info, /version and /metrics."""
+    router = APIRouter()
+    engine, settings = deployment.engine, deployment.settings
+
+    @router.get("/info", summary="the model and its limits", responses=refusals(503))
+    async def info() -> Info:
+        deployment.lifecycle.refuse_unless_ready()
+        return {
+            "model": settings.model_name,
+            "fingerprint": deployment.lifecycle.fingerprint,
+            "adapters": deployment.adapters.names,
+            "dtype": engine.dtype,
+            "dtype_reason": engine.dtype_reason,
+            "max_model_len": engine.max_model_len,
+            "vocab_size": engine.vocab_size,
+            "chat_template": deployment.encoder.has_template,
+            "default_parameters": {**DEFAULT_PARAMETERS, **settings.default_parameters},
+            "presets": settings.presets,
+            "max_prompts": settings.max_prompts,
+        }
+
+    @router.get("/version", summary="versions of the service and its engine")
+    async def versions() -> Versions:
+        return {"mergeline": installed("mergeline"), "vllm": engine.version}
+
+    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    async def prometheus() -> PlainTextResponse:
+        return PlainTextResponse(
+            deployment.metrics.render(), media_type="text/plain; version=0.0.4"
+        )
+
+    return router
+
+
+def _state_answer(lifecycle: Lifecycle, *, healthy: bool) -> JSONResponse:
+    answer = {"state": lifecycle.state, "failure": lifecycle.failure}
+    return JSONResponse(answer, 200 if healthy else 503)

@@ -1,0 +1,117 @@
+"""Answers of the HTTP contract, from an engine's completions."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from service.engine.protocol import Completion, GenerationRequest, Position, TokenLogprob
+from service.errors import ServiceError
+
+Usage = dict[str, int]
+
+
+def whole_result(
+    request: GenerationRequest, completions: list[Completion], model: str
+) -> dict[str, Any]:
+    """The answer to one prompt; `outputs` when more than one was asked for."""
+    first = completions[0]
+    result = {
+        "generated_text": first.text,
+        "finish_reason": first.finish_reason,
+        **_accounts(request, completions, model),
+    }
+    if first.logprobs is not None:
+        result["logprobs"] = _logprobs(first.logprobs)
+    if len(completions) > 1:
+        result["outputs"] = [_output(completion) for completion in completions]
+    return result
+
+
+def stream_end(request: GenerationRequest, deltas: list[Completion], model: str) -> dict[str, Any]:
+    """The last event of a stream: the whole text again, so that a client need not add it up."""
+    by_index: dict[int, list[Completion]] = {}
+    for delta in deltas:
+        by_index.setdefault(delta.index, []).append(delta)
+    return whole_result(request, [_joined(by_index[i]) for i in sorted(by_index)], model)
+
+
+def failed_item(error: ServiceError, request_id: str, model: str) -> dict[str, Any]:
+    """The place of a result in a list for a prompt that could not be answered."""
+    return {
+        "generated_text": None,
+        "finish_reason": None,
+        "usage": _usage(0, 0),
+        "request_id": request_id,
+        "model": model,
+        "error": {key: error.body(None)[key] for key in ("error", "error_type", "param")},
+        "num_output_tokens_cf": 0,
+    }
+
+
+def total_usage(results: Iterable[dict[str, Any]]) -> Usage:
+    """Token counts of a whole list."""
+    usages = [result["usage"] for result in results]
+    return _usage(
+        sum(usage["prompt_tokens"] for usage in usages),
+        sum(usage["completion_tokens"] for usage in usages),
+    )
+
+
+def sse(event: dict[str, Any]) -> bytes:
+    """One server-sent event. JSON holds no raw line break, so one data line is enough."""
+    return f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
+
+
+def _accounts(
+    request: GenerationRequest, completions: list[Completion], model: str
+) -> dict[str, Any]:
+    completion_tokens = sum(completion.token_count for completion in completions)
+    return {
+        "usage": _usage(len(request.prompt_ids), completion_tokens),
+        "request_id": request.request_id,
+        "model": model,
+        "error": None,
+        "num_output_tokens_cf": completion_tokens,  # the name that the original clients read
+    }
+
+
+def _joined(deltas: list[Completion]) -> Completion:
+    logprobs = [position for delta in deltas for position in delta.logprobs or ()]
+    return Completion(
+        index=deltas[0].index,
+        text="".join(delta.text for delta in deltas),
+        token_count=sum(delta.token_count for delta in deltas),
+        finish_reason=deltas[-1].finish_reason,
+        logprobs=logprobs or None,
+    )
+
+
+def _output(completion: Completion) -> dict[str, Any]:
+    output = {
+        "index": completion.index,
+        "generated_text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "num_output_tokens_cf": completion.token_count,
+    }
+    if completion.logprobs is not None:
+        output["logprobs"] = _logprobs(completion.logprobs)
+    return output
+
+
+def _logprobs(positions: list[Position]) -> list[dict[str, Any]]:
+    return [
+        {**_logprob(position.sampled), "top_logprobs": [_logprob(top) for top in position.top]}
+        for position in positions
+    ]
+
+
+def _logprob(token: TokenLogprob) -> dict[str, Any]:
+    return {"token_id": token.token_id, "token": token.token, "logprob": token.logprob}
+
+
+def _usage(prompt_tokens: int, completion_tokens: int) -> Usage:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }

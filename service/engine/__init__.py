@@ -1,0 +1,1 @@
+"""vLLM's engine: how it is started, asked and ended."""

@@ -1,0 +1,79 @@
+"""The adapters that are served now: loaded and unloaded while requests run."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.adapter import Adapter, rank_of
+from service.engine.protocol import Engine
+from service.errors import InvalidRequestError, NotFoundError
+from service.settings import Settings
+
+
+class Adapters:
+    """The adapters that requests may name now. Changes go one at a time."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._first = settings.first_adapters
+        self._slots = settings.adapter_slots
+        self._rank = settings.lora_rank
+        self._engine = engine
+        self._model = settings.model_name
+        self._by_name: dict[str, Adapter] = {}
+        self._numbers = itertools.count(1)
+        self._change = asyncio.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """In the order in which they were loaded."""
+        return list(self._by_name)
+
+    def __iter__(self) -> Iterator[Adapter]:
+        return iter(list(self._by_name.values()))
+
+    def check(self, name: str | None) -> None:
+        """Raise InvalidRequestError unless requests may name it."""
+        if name is not None and name not in self._by_name:
+            raise InvalidRequestError(
+                f"no adapter {name!r} is served here (known: {', '.join(self.names) or 'none'})",
+                "parameters.adapter",
+            )
+
+    async def load_first(self) -> None:
+        """Load those of the settings. Raises InvalidRequestError."""
+        for adapter in self._first:
+            await self.load(adapter.name, adapter.path)
+
+    async def load(self, name: str, path: Path) -> Adapter:
+        """Load an adapter while requests run. Raises InvalidRequestError."""
+        async with self._change:
+            if name == self._model:
+                raise InvalidRequestError(f"the model itself is called {name}", "name")
+            if name in self._by_name:
+                raise InvalidRequestError(f"an adapter {name} is served: unload it first", "name")
+            if len(self._by_name) >= self._slots:
+                raise InvalidRequestError(
+                    f"{self._slots} adapters are served, and there is room for no more: unload one,"
+                    " or start with a larger max_adapters",
+                    "name",
+                )
+            adapter = Adapter(name, path, next(self._numbers))
+            try:
+                rank = rank_of(adapter)
+            except ValueError as error:
+                raise InvalidRequestError(str(error), "path") from error
+            if rank > self._rank:
+                raise InvalidRequestError(
+                    f"adapter {name} has rank {rank}, max_adapter_rank is {self._rank}", "path"
+                )
+            await self._engine.add_adapter(adapter)
+            self._by_name[name] = adapter
+            return adapter
+
+    async def unload(self, name: str) -> None:
+        """Refuse new requests for it at once; return when the running ones have ended."""
+        async with self._change:
+            if name not in self._by_name:
+                raise NotFoundError(f"no adapter {name!r} is served here")
+            await self._engine.remove_adapter(self._by_name.pop(name))

@@ -1,0 +1,141 @@
+"""From a request's parameters to the fields of vLLM's SamplingParams, or to a beam search."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from service.errors import InvalidRequestError
+from service.parameters import MAX_LOGPROBS, Parameters, given
+
+GREEDY_BELOW = 1e-5  # vLLM would clamp such a temperature to 0.01 and sample
+DEFAULT_MAX_TOKENS = 512
+DEFAULT_PARAMETERS = {"temperature": 0.0, "max_tokens": DEFAULT_MAX_TOKENS}
+
+ROUTING = {"adapter", "raw", "preset", "priority", "timeout_s", "request_id"}
+BEAMS = {"beam_width", "length_penalty"}
+WITH_BEAMS = {"n", "max_tokens", "ignore_eos", "stop_token_ids", "skip_special_tokens"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to generate for each prompt of one request.
+
+    `sampling` holds SamplingParams fields but for max_tokens, which depends on the prompt:
+    `max_tokens` is what the request asked for and must fit, else `default_max_tokens` is cut to
+    what fits. `beam_width` above 1 means beam search.
+    """
+
+    sampling: dict[str, Any]
+    max_tokens: int | None
+    default_max_tokens: int
+    beam_width: int = 1
+    length_penalty: float = 1.0
+
+    def for_prompt(self, prompt_tokens: int, max_model_len: int) -> dict[str, Any]:
+        """`sampling` with max_tokens, for a prompt of that many tokens.
+
+        Raises InvalidRequestError when it does not fit.
+        """
+        room = max_model_len - prompt_tokens
+        if room < 1:
+            raise InvalidRequestError(
+                f"the prompt has {prompt_tokens} tokens; this model takes at most "
+                f"{max_model_len - 1} and one for the answer: shorten it",
+                "prompt",
+            )
+        if self.max_tokens is not None and self.max_tokens > room:
+            raise InvalidRequestError(
+                f"max_tokens={self.max_tokens} does not fit: the prompt has {prompt_tokens} tokens "
+                f"and the model holds {max_model_len}; ask for at most {room}",
+                "parameters.max_tokens",
+            )
+        max_tokens = self.max_tokens or min(self.default_max_tokens, room)
+        min_tokens = self.sampling.get("min_tokens", 0)
+        if min_tokens > max_tokens:
+            raise InvalidRequestError(
+                f"min_tokens={min_tokens} is above max_tokens={max_tokens}; {room} tokens are left "
+                "after the prompt",
+                "parameters.min_tokens",
+            )
+        return {**self.sampling, "max_tokens": max_tokens}
+
+
+def to_plan(
+    parameters: Parameters, defaults: dict[str, Any], presets: dict[str, dict[str, Any]]
+) -> Plan:
+    """The request's parameters over its preset's, over the deployment's defaults.
+
+    Raises InvalidRequestError naming the field.
+    """
+    asked = given(parameters)
+    preset = parameters.preset
+    if preset is not None:
+        if preset not in presets:
+            names = ", ".join(presets) or "none"
+            raise InvalidRequestError(
+                f"no preset {preset!r} here (known: {names})", "parameters.preset"
+            )
+        asked = {**presets[preset], **asked}
+    if parameters.do_sample and "temperature" not in asked:
+        asked["temperature"] = defaults.get("temperature") or 1.0
+    fields = {**defaults, **asked}
+    default_max_tokens = defaults.get("max_tokens", DEFAULT_MAX_TOKENS)
+    if fields.get("beam_width", 1) > 1:
+        return _beams(fields, asked, default_max_tokens)
+    if asked.get("length_penalty", 1.0) != 1.0:
+        raise InvalidRequestError(
+            "length_penalty needs beam search: give beam_width too", "parameters.length_penalty"
+        )
+    fields["temperature"] = _greedy_or(fields.get("temperature", 0.0))
+    _check(fields)
+    sampling = {k: v for k, v in fields.items() if k not in ROUTING | BEAMS | {"max_tokens"}}
+    return Plan(sampling, asked.get("max_tokens"), default_max_tokens)
+
+
+def check_token_ids(sampling: dict[str, Any], vocab_size: int) -> None:
+    """Raises InvalidRequestError for an id that the model does not have."""
+    for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
+        beyond = [token_id for token_id in sampling.get(name, ()) if token_id >= vocab_size]
+        if beyond:
+            raise InvalidRequestError(
+                f"{name}: {beyond[0]} is outside the vocabulary (0 to {vocab_size - 1})",
+                f"parameters.{name}",
+            )
+
+
+def _beams(fields: dict[str, Any], asked: dict[str, Any], default_max_tokens: int) -> Plan:
+    """Beam search. A default of the deployment that it cannot use does not hinder it."""
+    for name in asked.keys() - WITH_BEAMS - BEAMS - ROUTING:
+        neutral = 0.0 if name == "temperature" else Parameters.model_fields[name].default
+        if asked[name] != neutral:
+            raise InvalidRequestError(
+                f"{name} does not go with beam search (which takes "
+                f"{', '.join(sorted(WITH_BEAMS | BEAMS))})",
+                f"parameters.{name}",
+            )
+    width = fields["beam_width"]
+    sampling = {name: fields[name] for name in WITH_BEAMS - {"max_tokens"} if name in fields}
+    if sampling.setdefault("n", width) > width:
+        raise InvalidRequestError(f"n is above beam_width={width}", "parameters.n")
+    ends = 2 + len(sampling.get("stop_token_ids", ()))
+    if width * ends > MAX_LOGPROBS:
+        raise InvalidRequestError(
+            f"beam_width={width} with {ends - 1} token ids that end a beam is too wide: at most "
+            f"{MAX_LOGPROBS // ends}",
+            "parameters.beam_width",
+        )
+    penalty = fields.get("length_penalty", 1.0)
+    return Plan(sampling, asked.get("max_tokens"), default_max_tokens, width, penalty)
+
+
+def _check(fields: dict[str, Any]) -> None:
+    if fields["temperature"] == 0 and fields.get("n", 1) > 1:
+        raise InvalidRequestError(
+            "n > 1 needs sampling: greedy outputs would all be equal; set temperature",
+            "parameters.n",
+        )
+    if fields.get("min_tokens", 0) > fields.get("max_tokens", DEFAULT_MAX_TOKENS):
+        raise InvalidRequestError("min_tokens is above max_tokens", "parameters.min_tokens")
+
+
+def _greedy_or(temperature: float) -> float:
+    return temperature if temperature >= GREEDY_BELOW else 0.0

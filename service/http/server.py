@@ -1,0 +1,65 @@
+"""uvicorn with a drain: SIGTERM lets running requests finish, a dead engine ends the process."""
+
+import logging
+import time
+from functools import partial
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.http.connections import BoundedConnection
+from service.lifecycle import Lifecycle, State
+from service.settings import Settings
+
+logger = logging.getLogger("mergeline")
+CONNECTIONS_CLOSE_WITHIN_S = 5
+
+
+class Server(uvicorn.Server):
+    """Looks at the lifecycle ten times a second, in uvicorn's own tick."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                log_level=settings.log_level,
+                access_log=False,
+                http=partial(
+                    BoundedConnection,
+                    head_timeout_s=settings.head_timeout_s,
+                    max_connections=settings.max_connections,
+                ),  # type: ignore[arg-type]  # it takes any callable that makes a protocol
+                timeout_graceful_shutdown=CONNECTIONS_CLOSE_WITHIN_S,
+            )
+        )
+        self._lifecycle: Lifecycle = app.state.lifecycle
+        self._drain_timeout_s = settings.drain_timeout_s
+        self._drain_ends: float | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 after a drain, 1 when the engine could not be loaded or has died."""
+        return 1 if self._lifecycle.state is State.DEAD or not self.started else 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first signal, stop at once at the second."""
+        if self._drain_ends is not None:
+            self._drain_ends = time.monotonic()
+            return
+        logger.info("signal %d: draining, %d in flight", sig, self._lifecycle.in_flight)
+        self._drain_ends = time.monotonic() + self._drain_timeout_s
+        self._lifecycle.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """True ends the main loop."""
+        if self._lifecycle.state is State.DEAD:
+            self.should_exit = True
+        elif self._drain_ends is not None:
+            out_of_time = time.monotonic() > self._drain_ends
+            if out_of_time:
+                self._lifecycle.give_up()
+            self.should_exit = out_of_time or self._lifecycle.in_flight == 0
+        return await super().on_tick(counter)

@@ -1,0 +1,1 @@
+"""What this machine has and may use: processors, memory, number formats, GPUs."""

@@ -1,0 +1,159 @@
+"""The parameters of a request. Unknown fields and values out of range are refused."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.errors import InvalidRequestError
+from service.parameters_schema import TOGETHER, document_one_kind
+from service.validation import first_problem
+
+TOKEN_ID = re.compile("[0-9]{1,10}")
+MAX_LOGPROBS = 64
+"""Likeliest tokens that the engine can tell of one position; beam search reads them."""
+
+
+def _encodable(text: str) -> str:
+    """JSON can spell half a character ("\\ud800"), which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start} is a lone surrogate, not text") from error
+    return text
+
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Text = Annotated[str, AfterValidator(_encodable)]
+NonEmpty = Annotated[Text, Field(min_length=1)]
+RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+
+
+class StructuredOutputs(BaseModel):
+    """What the text has to be: exactly one of four kinds of constraint."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=document_one_kind
+    )
+
+    json_schema: dict[str, Any] | None = Field(None, alias="json", description="a JSON schema")
+    regex: Annotated[NonEmpty, Field(max_length=4096)] | None = None
+    choice: list[NonEmpty] | None = Field(None, min_length=1, max_length=1024)
+    grammar: Annotated[NonEmpty, Field(max_length=2**16)] | None = Field(
+        None, description="a context-free grammar in EBNF"
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "StructuredOutputs":
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of json, regex, choice, grammar")
+        return self
+
+
+class Parameters(BaseModel):
+    """Sampling parameters under vLLM's names, aliases that clients send, and how to render."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=TOGETHER
+    )
+
+    n: int = Field(1, ge=1, le=128, description="outputs for each prompt")
+    temperature: float | None = Field(None, ge=0, le=2, description="below 1e-5: greedy")
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1, lt=2**31, description="0 or -1: all tokens")
+    min_p: float = Field(0.0, ge=0, le=1)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    max_tokens: int | None = Field(None, ge=1, lt=2**31)
+    min_tokens: int = Field(0, ge=0, lt=2**31)
+    stop: NonEmpty | Annotated[list[NonEmpty], Field(max_length=64)] | None = None
+    stop_token_ids: list[TokenId] | None = Field(None, max_length=1024)
+    bad_words: list[NonEmpty] | None = Field(None, max_length=1024)
+    ignore_eos: bool = False
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(1.0, gt=0, le=100)
+    logprobs: int | None = Field(None, ge=0, le=20, description="likeliest tokens a position")
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        None,
+        description="token id -> value added to its logit",
+        json_schema_extra={"propertyNames": {"pattern": "^[0-9]{1,10}$"}},
+    )
+    allowed_token_ids: list[TokenId] | None = Field(None, min_length=1)
+    skip_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+    structured_outputs: StructuredOutputs | None = None
+
+    beam_width: int | None = Field(None, ge=1, le=32, description="1: no beam search")
+    length_penalty: float = Field(
+        1.0, ge=-10, le=10, description="beams score log-probability / tokens ** length_penalty"
+    )
+
+    max_new_tokens: int | None = Field(None, ge=1, lt=2**31, description="alias of max_tokens")
+    do_sample: bool | None = Field(None, description="false: greedy; true: temperature 1 if unset")
+    num_beams: int | None = Field(None, ge=1, le=32, description="alias of beam_width")
+    use_beam_search: bool | None = Field(None, description="true: best_of beams")
+    best_of: int | None = Field(None, ge=1, le=32, description="beams of use_beam_search")
+
+    preset: NonEmpty | None = Field(
+        None, description="name of parameters kept by the service; what is given here wins"
+    )
+    priority: int = Field(0, ge=-(2**31), lt=2**31, description="lower ones are served first")
+    timeout_s: float | None = Field(None, gt=0, le=86400, description="504 after that many seconds")
+    request_id: RequestId | None = Field(None, description="wins over the X-Request-Id header")
+    adapter: NonEmpty | None = Field(None, description="name of an adapter served beside it")
+    raw: bool = Field(False, description="send the prompt verbatim, without the chat template")
+
+    @model_validator(mode="after")
+    def _aliases_agree(self) -> "Parameters":
+        if self.max_tokens is not None and self.max_new_tokens is not None:
+            raise ValueError("give max_tokens or its alias max_new_tokens, not both")
+        widths = (self.beam_width, self.num_beams, self.best_of)
+        if sum(width is not None for width in widths) > 1:
+            raise ValueError("give one of beam_width, num_beams, best_of")
+        if (self.best_of or 1) > 1 and not self.use_beam_search:
+            raise ValueError("best_of means beams: it needs use_beam_search true")
+        if self.use_beam_search and widths == (None, None, None):
+            raise ValueError("use_beam_search needs best_of: how many beams")
+        return self
+
+
+def given(parameters: Parameters) -> dict[str, Any]:
+    """The fields that were given, aliases under the names they stand for."""
+    fields = parameters.model_dump(exclude_unset=True, exclude_none=True, by_alias=True)
+    for alias, name in (
+        ("max_new_tokens", "max_tokens"),
+        ("num_beams", "beam_width"),
+        ("best_of", "beam_width"),
+    ):
+        if alias in fields:
+            fields[name] = fields.pop(alias)
+    if fields.pop("use_beam_search", None) is False:
+        fields.pop("beam_width", None)
+    if fields.pop("do_sample", None) is False:
+        fields["temperature"] = 0.0
+    if "logit_bias" in fields:
+        fields["logit_bias"] = _logit_bias(fields["logit_bias"])
+    return fields
+
+
+def checked(fields: dict[str, Any]) -> dict[str, Any]:
+    """Parameters that a deployment keeps, as `given` gives them.
+
+    Raises ValueError naming the field.
+    """
+    try:
+        return given(Parameters.model_validate(fields))
+    except ValidationError as error:
+        raise ValueError(first_problem(error.errors()).message) from error
+    except InvalidRequestError as error:
+        raise ValueError(error.message) from error
+
+
+def _logit_bias(bias: dict[str, float]) -> dict[int, float]:
+    for token_id in bias:
+        if not TOKEN_ID.fullmatch(token_id):
+            raise InvalidRequestError(
+                f"logit_bias: {token_id!r} is not a token id", "parameters.logit_bias"
+            )
+    return {int(token_id): value for token_id, value in bias.items()}
