@@ -32,7 +32,7 @@ def golden_rows(variant: str) -> list[Row]:
 
 def converted_base(folder: Path) -> Path:
     """The golden base as a model directory."""
-    from training.convert.chatglm import convert_chatglm
+    from training.convert.chatglm.conversion import convert_chatglm
 
     convert_chatglm(GOLDEN / "base", folder)
     return folder

@@ -22,8 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A small LLaMA tokenizer with the llama chat template."""
     from training.demo.base import train_sentencepiece
-    from training.rendering import read_template
-    from training.tokenizer import tokenizer_from_sentencepiece
+    from training.model_directory.templates import read_template
+    from training.model_directory.tokenizer import tokenizer_from_sentencepiece
 
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     train_sentencepiece(

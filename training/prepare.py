@@ -9,9 +9,9 @@ import signal
 import sys
 from pathlib import Path
 
-from training.config import load_config
 from training.errors import TrainingError
 from training.pipes import run
+from training.train.config import load_config
 
 RECIPE = Path(__file__).parent / "recipes" / "demo_lora.yaml"
 
@@ -26,8 +26,8 @@ def prepare(output: Path) -> Path:
         print(f"{model} is ready")
         return model
     from training.demo import build_demo
-    from training.merge import merge
-    from training.train import run_directory, train
+    from training.merge.job import merge
+    from training.train.job import run_directory, train
 
     build_demo(output)
     if not adapter.exists():

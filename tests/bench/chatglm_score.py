@@ -57,9 +57,9 @@ def _rows(split: str, *, known: bool) -> list[dict[str, Any]]:
 
 
 def _tuned(base: Path, data: Path, folder: Path, settings: dict[str, Any]) -> Path:
-    from training.config import load_config
-    from training.merge import merge
-    from training.train import train
+    from training.merge.job import merge
+    from training.train.config import load_config
+    from training.train.job import train
 
     folder.mkdir()
     optim = {"lr": settings["lr"], "epochs": 10, "batch_size": 8, "weight_decay": 0.0}
@@ -84,10 +84,10 @@ def _score(model: Path, rows: list[dict[str, Any]], folder: Path) -> float:
 
 def _base(folder: Path) -> Path:
     """A directory such as training.convert chatglm writes."""
-    from training.convert.chatglm_tokenizer import read_pieces, tokenizer_from_pieces
+    from training.convert.chatglm.tokenizer import read_pieces, tokenizer_from_pieces
     from training.demo.corpus import corpus
     from training.demo.tasks import read_rows
-    from training.rendering import read_template
+    from training.model_directory.templates import read_template
 
     questions = [row["input"] for row in read_rows(DEMO / "data" / "train.json")]
     documents = corpus(questions, PASSAGES, SEED)
@@ -164,7 +164,7 @@ def _start_copying(model: Any) -> None:
 
 
 def _batches(documents: list[str], tokenizer: Any, ids: dict[str, int]) -> Iterator[dict[str, Any]]:
-    from training.collate import IGNORED, pad
+    from training.dataset.collate import IGNORED, pad
 
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False)  # type: ignore[no-any-return]

@@ -17,12 +17,12 @@ from random import Random
 from typing import Any
 
 from tests.models import tiny_llama
-from training.checkpoints import Progress
-from training.collate import IGNORED, Batch, Features, pad
-from training.config import TrainConfig
-from training.loop import fit
-from training.processes import Processes
-from training.run import Run, build_run
+from training.dataset.collate import IGNORED, Batch, Features, pad
+from training.train.checkpoints import Progress
+from training.train.config import TrainConfig
+from training.train.distributed import Processes
+from training.train.loop import fit
+from training.train.setup import Run, build_run
 
 LIMIT = 3.0
 LONGEST = 1024

@@ -21,8 +21,8 @@ from tests.chatglm import GOLDEN, Row, golden_rows
 from tests.paths import ROOT
 from tests.server import ServerProcess, serving
 from tests.training.chatglm_release import write_release
-from training.convert.chatglm import convert_chatglm
-from training.merge import merge
+from training.convert.chatglm.conversion import convert_chatglm
+from training.merge.job import merge
 
 TOKENS = 24
 # 32 tokens a block, 14 blocks: the golden prompts take up to 6 each, so requests get preempted

@@ -18,8 +18,9 @@ from tests.paths import ROOT
 from tests.reference import adapted, greedy_ids
 from tests.server import serving
 from tests.training.chatglm2_release import write_release
-from training import merge, train
-from training.convert.chatglm import convert_chatglm
+from training.convert.chatglm.conversion import convert_chatglm
+from training.merge.__main__ import main as merge
+from training.train.__main__ import main as train
 
 PROMPTS = [
     "感冒了怎么办？",
@@ -104,9 +105,9 @@ def test_lora_merge_serve_gives_the_ids_of_transformers_with_the_adapter(
     settings = {"model": base, "output": adapter, "data.train": data, "data.eval": data}
     short = {"optim.steps": 3, "optim.lr": 2e-2, "optim.batch_size": 6, "precision": "fp32"}
     overrides = [f"{key}={value}" for key, value in (settings | short).items()]
-    assert train.main(["--config", str(RECIPE), *overrides]) == 0
+    assert train(["--config", str(RECIPE), *overrides]) == 0
     paths = ["--base", str(base), "--adapter", str(adapter), "--output", str(merged)]
-    assert merge.main(paths) == 0
+    assert merge(paths) == 0
     with serving(merged, tmp_path / "server.log") as server:
         served = server.generated_ids(PROMPTS, max_tokens=TOKENS, ignore_eos=True)
     model, tokenizer = adapted(base, adapter)

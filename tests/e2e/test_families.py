@@ -9,7 +9,8 @@ import yaml
 from tests.families import FAMILIES, write_family
 from tests.reference import adapted, greedy_ids
 from tests.server import serving
-from training import merge, train
+from training.merge.__main__ import main as merge
+from training.train.__main__ import main as train
 
 PROMPTS = ["感冒了怎么办？", "the capital of France", "多喝水。" * 9, "1 + 1", "？", "发烧" * 30]
 TOKENS = 16
@@ -21,9 +22,9 @@ def test_lora_merge_serve_gives_the_ids_of_transformers_with_the_adapter(
 ) -> None:
     base, adapter, merged = tmp_path / "base", tmp_path / "adapter", tmp_path / "merged"
     write_family(family, base)
-    assert train.main(["--config", str(write_recipe(tmp_path))]) == 0
+    assert train(["--config", str(write_recipe(tmp_path))]) == 0
     paths = ["--base", str(base), "--adapter", str(adapter), "--output", str(merged)]
-    assert merge.main(paths) == 0
+    assert merge(paths) == 0
     template = (base / "chat_template.jinja").read_text()
     assert (merged / "chat_template.jinja").read_text() == template
     with serving(merged, tmp_path / "server.log") as server:

@@ -7,7 +7,7 @@ import torch
 
 from tests.models import tiny_adapter, tiny_llama
 from tests.server import serving
-from training import merge
+from training.merge.__main__ import main as merge
 
 BOTH = ["embed_tokens", "lm_head"]
 PROMPTS = ["t5 t17 t99", "t101 t149 t3", "t150 t150 t120"]
@@ -39,7 +39,7 @@ def test_the_merged_model_answers_with_the_grown_vocabulary(tmp_path: Path) -> N
         )
         write_tokenizer(adapter, rows)
         arguments += ["--adapter", str(adapter)]
-    assert merge.main(arguments) == 0
+    assert merge(arguments) == 0
     with serving(tmp_path / "merged", tmp_path / "server.log") as server:
         ids = server.generated_ids(PROMPTS, max_tokens=TOKENS, ignore_eos=True)
         newest = server.generate("t5", max_tokens=2, ignore_eos=True, allowed_token_ids=[150])

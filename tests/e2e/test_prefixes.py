@@ -11,7 +11,7 @@ import pytest
 
 from tests.chatglm import GOLDEN, converted_base, random_chatglm, random_prefix
 from tests.server import ServerProcess, serving
-from training.merge import merge
+from training.merge.job import merge
 
 LLAMA = GOLDEN / "llama_prefix"
 TOKENS = 24
@@ -43,7 +43,7 @@ def greedy_with_prefix(base: Path, prefix: Path) -> list[list[int]]:
     import training.chatglm  # noqa: F401
     from tests.reference import greedy_ids
     from training.chatglm.prefix import Prefix
-    from training.rendering import load_tokenizer
+    from training.dataset.rendering import load_tokenizer
 
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()

@@ -25,7 +25,7 @@ NOBODY = 65534
 
 @pytest.fixture(scope="module")
 def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from training.merge import merge
+    from training.merge.job import merge
 
     root = tmp_path_factory.mktemp("merged")
     base = tiny_llama(root / "base")
@@ -61,7 +61,7 @@ def test_a_merged_model_passes_with_one_line(
 def test_every_file_of_a_model_with_a_prefix_is_covered(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from training.merge import merge
+    from training.merge.job import merge
 
     base, model = converted_base(tmp_path / "base"), tmp_path / "model"
     merge(base, [random_prefix(base, tmp_path / "prefix", 3, projection=False)], model)

@@ -10,9 +10,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests.models import tiny_llama, weights
-from training.config import load_config
 from training.errors import TrainingError
-from training.train import train
+from training.train.config import load_config
+from training.train.job import train
 
 IDS = torch.arange(1, 20)[None]
 

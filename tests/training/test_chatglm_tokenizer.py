@@ -13,16 +13,16 @@ from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer
 
 from tests.training.chatglm_release import BASE, GOLDEN
-from training.convert.chatglm import convert_chatglm
-from training.convert.chatglm_tokenizer import (
+from training.convert.chatglm.conversion import convert_chatglm
+from training.convert.chatglm.tokenizer import (
     BORDERS,
     WITHIN,
     read_pieces,
     tokenizer_from_pieces,
 )
-from training.data import Row
+from training.dataset.rendering import encode_prompt, encode_sample
+from training.dataset.rows import Row
 from training.errors import TrainingError
-from training.rendering import encode_prompt, encode_sample
 
 MODEL = BASE / "ice_text.model"
 PROTO = read_pieces(MODEL)

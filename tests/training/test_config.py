@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from training.config import load_config
 from training.errors import TrainingError
+from training.train.config import load_config
 
 RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.yaml"))
 GOOD = """\

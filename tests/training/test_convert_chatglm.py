@@ -19,7 +19,7 @@ from tests.training.chatglm_release import (
     write_release,
 )
 from training.convert.__main__ import main
-from training.convert.chatglm import convert_chatglm
+from training.convert.chatglm.conversion import convert_chatglm
 from training.errors import TrainingError
 
 Tensors = dict[str, torch.Tensor]
@@ -81,8 +81,8 @@ def test_rows_and_ids_of_image_tokens_are_left_out(
     hub = write_release(tmp_path / "base", images=50)
     if not told:  # the first files give the number nowhere but in vocab_size, 150,528 then
         (hub / "tokenizer_config.json").unlink()
-        monkeypatch.setattr("training.convert.chatglm_checkpoint.FIRST_VOCABULARY", 690)
-        monkeypatch.setattr("training.convert.chatglm_checkpoint.IMAGES", 50)
+        monkeypatch.setattr("training.convert.chatglm.checkpoint.FIRST_VOCABULARY", 690)
+        monkeypatch.setattr("training.convert.chatglm.checkpoint.IMAGES", 50)
     report = convert_chatglm(hub, tmp_path / "out")
     assert_same(weights(tmp_path / "out"), kept())
     config = json.loads((tmp_path / "out/config.json").read_text())

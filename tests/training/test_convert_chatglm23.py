@@ -10,7 +10,7 @@ from tests.models import edit_json, weights
 from tests.training.chatglm2_release import CONFIG, random_tensors, write_release
 from tests.training.chatglm_release import write_bins
 from training.convert.__main__ import main
-from training.convert.chatglm import convert_chatglm
+from training.convert.chatglm.conversion import convert_chatglm
 from training.errors import TrainingError
 
 Tensors = dict[str, torch.Tensor]

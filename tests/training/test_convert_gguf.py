@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from tests.models import edit_json, weights
 from tests.training.gguf_file import write_gguf
 from training.convert.__main__ import main
-from training.convert.gguf import convert_gguf
+from training.convert.gguf.conversion import convert_gguf
 from training.demo.base import train_sentencepiece
 
 VOCAB = 4140

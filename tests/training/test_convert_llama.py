@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from tests.models import edit_json, weights
 from tests.training.llama_release import logits, write_release
 from training.convert.__main__ import main
-from training.convert.llama import convert_llama
-from training.convert.params import read_params
+from training.convert.meta.conversion import convert_llama
+from training.convert.meta.params import read_params
 from training.errors import TrainingError
 
 VOCAB = 4140

@@ -27,7 +27,7 @@ from training.demo.tasks import (
     read_rows,
 )
 from training.errors import TrainingError
-from training.tokenizer import tokenizer_from_sentencepiece
+from training.model_directory.tokenizer import tokenizer_from_sentencepiece
 
 FIELDS = ["input", "target", "answer_choices", "task_type", "task_dataset", "sample_id"]
 TINY = Size(hidden=64, inner=64, layers=1, heads=2, passages=300, steps=2, batch=2, block=32)

@@ -9,9 +9,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.models import weights
-from training.config import load_config
 from training.errors import TrainingError
-from training.train import train
+from training.train.config import load_config
+from training.train.job import train
 
 OVERFITTING = [
     *("optim.steps=12", "optim.lr=5e-2", "optim.schedule=constant", "eval_every=1"),

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from training.errors import TrainingError
-from training.hub import local_directory, public_name
-from training.merge import main
+from training.merge.__main__ import main
+from training.model_directory.hub import local_directory, public_name
 
 
 def refuse(name: str, **_: Any) -> str:

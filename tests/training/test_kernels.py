@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.training.exact import nearest
-from training import kernels
-from training.rounding import Change, Doubles
+from training.weights import kernels
+from training.weights.rounding import Change, Doubles
 
 TORCH: dict[Any, torch.dtype] = {
     np.uint16: torch.float16,

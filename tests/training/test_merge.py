@@ -13,7 +13,8 @@ import torch
 
 from tests.models import PROJECTIONS, edit_json, edit_weights, tiny_adapter, tiny_llama, weights
 from tests.training.exact import Tensors, merged_exactly, nearest
-from training.merge import main, merge
+from training.merge.__main__ import main
+from training.merge.job import merge
 
 DOWN = "model.layers.1.mlp.down_proj"
 
@@ -238,5 +239,5 @@ def test_a_shard_size_that_is_none_is_refused(
 
 
 def test_help_does_not_import_torch() -> None:
-    code = "import sys, training.merge; sys.exit('torch' in sys.modules)"
+    code = "import sys, training.merge.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

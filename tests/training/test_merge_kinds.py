@@ -10,7 +10,7 @@ from tests.models import PROJECTIONS, edit_json, edit_weights, tiny_adapter, tin
 from tests.training.exact import Tensors, nearest
 from tests.training.test_merge import peft_merged
 from training.errors import TrainingError
-from training.merge import merge
+from training.merge.job import merge
 
 Q = "model.layers.1.self_attn.q_proj"
 INIT_R = 6

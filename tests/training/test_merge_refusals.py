@@ -9,7 +9,8 @@ import torch
 
 from tests.models import edit_json, edit_weights, tiny_adapter, tiny_llama
 from training.errors import TrainingError
-from training.merge import main, merge
+from training.merge.__main__ import main
+from training.merge.job import merge
 
 Tensors = dict[str, torch.Tensor]
 Q = "model.layers.1.self_attn.q_proj"

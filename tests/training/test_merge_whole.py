@@ -9,7 +9,7 @@ import torch
 from tests.models import edit_json, edit_weights, tiny_adapter, tiny_llama, to_bin, weights
 from tests.training.exact import Tensors, merged_exactly, nearest
 from training.errors import TrainingError
-from training.merge import merge
+from training.merge.job import merge
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 BOTH = ["embed_tokens", "lm_head"]

@@ -23,7 +23,7 @@ from tests.paths import ROOT
 from tests.programs import installed
 from tests.training.conftest import write_recipe
 from tests.training.test_processes import furthest, losses
-from training.train import main
+from training.train.__main__ import main
 
 HOSTS = """\
 127.0.0.1 localhost

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from training.collate import Batch, Features, collator, pack, pad
-from training.loss import AnswerLoss, evaluate, keeps_logits
-from training.processes import Processes
+from training.dataset.collate import Batch, Features, collator, pack, pad
+from training.train.distributed import Processes
+from training.train.loss import AnswerLoss, evaluate, keeps_logits
 
 SIZES = {
     **{"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},

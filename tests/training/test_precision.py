@@ -7,10 +7,11 @@ import yaml
 
 from tests.models import tiny_llama, to_bin
 from tests.processors import AVX2, ROOMY_KIB, WITH_BF16, WITHOUT_BF16, machine
-from training import precision
-from training.config import load_config
-from training.precision import choose, on_cpu, slow
-from training.train import main, train
+from training.train import precision
+from training.train.__main__ import main
+from training.train.config import load_config
+from training.train.job import train
+from training.train.precision import choose, on_cpu, slow
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 
 from tests.chatglm import converted_base
 from tests.paths import ROOT
-from training.config import load_config
-from training.train import train
+from training.train.config import load_config
+from training.train.job import train
 
 RECIPES = sorted((ROOT / "training" / "recipes").glob("*.yaml"))
 # no more than what makes it short and lets it run without a GPU or the real data

@@ -17,8 +17,9 @@ from tests.models import weights
 UPDATES = 6
 LATEST = ["save_every=2", "eval_every=3", "keep_best=true"]
 MODULES = [
-    *("training.run", "training.loop", "training.logbook", "torch.utils.tensorboard"),
-    *("peft", "transformers.models.llama.modeling_llama", "matplotlib.figure"),
+    *("training.train.setup", "training.train.loop", "training.train.logbook"),
+    *("torch.utils.tensorboard", "peft", "transformers.models.llama.modeling_llama"),
+    "matplotlib.figure",
 ]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(MODULES)  # imported once, not in every process
@@ -36,9 +37,9 @@ def train_in_process(
 
 
 def _train(recipe: Path, overrides: list[str], resume: bool, kill: str) -> None:
-    from training import checkpoints, loop
-    from training.config import load_config
-    from training.train import train
+    from training.train import checkpoints, loop
+    from training.train.config import load_config
+    from training.train.job import train
 
     torch.set_num_threads(1)
     if kill:

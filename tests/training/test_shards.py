@@ -9,9 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from training.errors import TrainingError
-from training.safetensors_stream import Bytes, read_bytes, read_header
-from training.shards import Shard, check_shards, plan_shards, write_index, write_shard
-from training.weights import read_model
+from training.weights.directory import read_model
+from training.weights.safetensors_stream import Bytes, read_bytes, read_header
+from training.weights.shards import Shard, check_shards, plan_shards, write_index, write_shard
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from training.errors import TrainingError
-from training.safetensors_stream import read_floats
-from training.torch_files import read_torch_file
+from training.weights.safetensors_stream import read_floats
+from training.weights.torch_files import read_torch_file
 
 
 class Evil:

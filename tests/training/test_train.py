@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from training.config import load_config
 from training.errors import TrainingError
-from training.train import main, train
+from training.train.__main__ import main
+from training.train.config import load_config
+from training.train.job import train
 
 
 def test_an_adapter_is_complete_and_readable(
@@ -77,7 +78,7 @@ def test_bad_settings_leave_no_run_behind(
 
 def test_help_teaches_without_loading_torch() -> None:
     code = (
-        "import sys; from training.train import main\n"
+        "import sys; from training.train.__main__ import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: print('torch' in sys.modules)"
     )

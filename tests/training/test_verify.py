@@ -9,10 +9,11 @@ from tests.models import edit_weights, tiny_adapter, tiny_llama
 from tests.training.test_merge_kinds import adalora
 from tests.training.test_merge_whole import BOTH, as_peft_0_2_wrote_it
 from training.errors import TrainingError
-from training.lora import total_change
-from training.merge import main, merge
-from training.rounding import Change
-from training.verify import PROMPTS, UnfaithfulMergeError
+from training.merge.__main__ import main
+from training.merge.job import merge
+from training.merge.lora import total_change
+from training.merge.verify import PROMPTS, UnfaithfulMergeError
+from training.weights.rounding import Change
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def wrong_scale(monkeypatch: pytest.MonkeyPatch) -> None:
         change = total_change(pairs)
         return Change(change.left / 2, change.right)
 
-    monkeypatch.setattr("training.merged_weights.total_change", halved)
+    monkeypatch.setattr("training.merge.merged_weights.total_change", halved)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

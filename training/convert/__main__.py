@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _llama(args: argparse.Namespace) -> Report:
-    from training.convert.llama import convert_llama
+    from training.convert.meta.conversion import convert_llama
 
     return convert_llama(
         args.input, args.tokenizer, args.output, args.template, args.max_shard_size, args.context
@@ -128,13 +128,13 @@ def _hf(args: argparse.Namespace) -> Report:
 
 
 def _chatglm(args: argparse.Namespace) -> Report:
-    from training.convert.chatglm import convert_chatglm
+    from training.convert.chatglm.conversion import convert_chatglm
 
     return convert_chatglm(args.input, args.output, args.template, args.dtype, args.max_shard_size)
 
 
 def _gguf(args: argparse.Namespace) -> Report:
-    from training.convert.gguf import convert_gguf
+    from training.convert.gguf.conversion import convert_gguf
 
     return convert_gguf(args.input, args.output, args.template, args.dtype, args.max_shard_size)
 

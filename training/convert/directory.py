@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from training.composition import EMBEDDINGS, HEADS, same_values
 from training.convert.output import Report, copied, report, write_weights
 from training.errors import TrainingError
 from training.files import write_aside
-from training.model_files import copy_model_files, read_config
-from training.provenance import write_provenance
-from training.rendering import read_template
-from training.safetensors_stream import TORCH_NAMES, StoredTensor
-from training.shards import plan_shards
-from training.weights import read_model
+from training.merge.composition import EMBEDDINGS, HEADS, same_values
+from training.model_directory.model_files import copy_model_files, read_config
+from training.model_directory.provenance import write_provenance
+from training.model_directory.templates import read_template
+from training.weights.directory import read_model
+from training.weights.safetensors_stream import TORCH_NAMES, StoredTensor
+from training.weights.shards import plan_shards
 
 Tensors = dict[str, StoredTensor]
 

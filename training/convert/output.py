@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from math import prod
 
 from training.progress import Meter
-from training.rounding import CHUNK_ELEMENTS, copy_chunk
-from training.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor
-from training.shards import Shard, check_shards, write_index, write_shard
+from training.weights.rounding import CHUNK_ELEMENTS, copy_chunk
+from training.weights.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor
+from training.weights.shards import Shard, check_shards, write_index, write_shard
 
 Chunks = Callable[[StoredTensor], Iterable[Bytes]]
 """Gives the bytes of a planned tensor, in order, a few megabytes at a time."""

@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from training.demo.corpus import corpus
+from training.model_directory.templates import read_template
+from training.model_directory.tokenizer import tokenizer_from_sentencepiece
 from training.progress import Meter
-from training.rendering import read_template
 from training.threads import Threads
-from training.tokenizer import tokenizer_from_sentencepiece
 
 if TYPE_CHECKING:
     import torch

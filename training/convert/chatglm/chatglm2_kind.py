@@ -1,0 +1,87 @@
+"""ChatGLM2 or ChatGLM3: one architecture under one model_type, told apart by what lies around."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.errors import TrainingError
+from training.model_directory.hub import public_name
+
+# Their config.json has these, ChatGLM-6B's has not.
+KEYS = frozenset({"multi_query_attention", "rmsnorm", "padded_vocab_size"})
+FIRST = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>")
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One generation."""
+
+    name: str
+    hub: str
+    template: str
+    """In training/templates."""
+    special: tuple[str, ...]
+    """Tokens after the pieces of tokenizer.model, in the order of their ids."""
+    ends: tuple[str, ...]
+    """Those that end an answer, beside `</s>`."""
+
+
+CHATGLM2 = Kind("ChatGLM2", "THUDM/chatglm2-6b", "chatglm2", FIRST, ())
+CHATGLM3 = Kind(
+    "ChatGLM3",
+    "THUDM/chatglm3-6b",
+    "chatglm3",
+    (*FIRST, *ROLES),
+    ("<|user|>", "<|observation|>"),
+)
+
+
+def is_chatglm2(config: Mapping[str, Any]) -> bool:
+    """Tell whether config.json is that of ChatGLM2 or 3, not of ChatGLM-6B."""
+    return bool(config.keys() & KEYS)
+
+
+def tell_kind(source: Path, config: Mapping[str, Any], template: str | None) -> Kind:
+    """Return which of the two lies in `source`; `template` decides where nothing else tells.
+
+    config.json and tokenizer.model look the same. The tokenizer's files name ChatGLM3's roles, or
+    do not: its Python file is read as text and never run. Then names count.
+
+    Raises:
+        TrainingError: nothing tells, or the template needs ChatGLM3's roles and this is ChatGLM2.
+    """
+    kind = _by_tokenizer(source) or _by_name(source, config)
+    if kind is None:
+        kind = {each.template: each for each in (CHATGLM2, CHATGLM3)}.get(template or "")
+    if kind is None:
+        raise TrainingError(
+            f"{source}: ChatGLM2 or ChatGLM3? tokenization_chatglm.py would tell: get it too"
+            " (it is read, not run), or add --template chatglm2 or --template chatglm3"
+        )
+    if kind is CHATGLM2 and template == CHATGLM3.template:
+        raise TrainingError(
+            f"{source} is ChatGLM2, which has no tokens for roles: use --template chatglm2"
+        )
+    return kind
+
+
+def _by_tokenizer(source: Path) -> Kind | None:
+    code = source / "tokenization_chatglm.py"
+    texts = [
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in (code, source / "tokenizer_config.json")
+        if path.exists()
+    ]
+    if any(ROLES[1] in text for text in texts):
+        return CHATGLM3
+    return CHATGLM2 if code.exists() else None
+
+
+def _by_name(source: Path, config: Mapping[str, Any]) -> Kind | None:
+    for name in (str(config.get("_name_or_path", "")), public_name(source)):
+        for kind in (CHATGLM2, CHATGLM3):
+            if kind.name.lower() in name.lower():
+                return kind
+    return None

@@ -1,0 +1,72 @@
+"""ChatGLM2's and ChatGLM3's tokenizer.model as the fast tokenizer that everything else loads."""
+
+from pathlib import Path
+from typing import Any
+
+from training.convert.chatglm.chatglm2_kind import Kind
+from training.errors import TrainingError
+from training.model_directory.tokenizer import bpe_backend, read_bpe
+
+PIECES = "tokenizer.model"
+UNK, EOS = "<unk>", "</s>"
+
+
+def chatglm2_tokenizer(source: Path, kind: Kind, context: int) -> Any:
+    """Return the transformers tokenizer of the release in `source`.
+
+    Ids equal those of the original: sentencepiece's for text, and after them the special tokens.
+    `add_special_tokens` puts [gMASK] <sop> in front. The original writes these two "sop" and
+    "eop" and never looks for them in text. Here the chat template writes special tokens as text,
+    so they are spelt <sop> and <eop>: the word "sop" in a question stays a word.
+    `context` is the model's longest sequence in tokens.
+
+    Raises:
+        TrainingError: tokenizer.model is missing, or not of this kind.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    proto = _read(source / PIECES, kind)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_backend(proto, kind),
+        unk_token=UNK,
+        eos_token=EOS,
+        pad_token=UNK,
+        extra_special_tokens=list(kind.special),
+        padding_side="left",
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _read(model: Path, kind: Kind) -> Any:
+    remedy = f"is it {kind.name}'s? Get {PIECES} of {kind.hub} again"
+    try:
+        proto = read_bpe(model)
+    except TrainingError as error:  # GLM-4's file of that name is of another kind
+        raise TrainingError(f"{error}: {remedy}") from error
+    names = [piece.piece for piece in proto.pieces]
+    if not proto.normalizer_spec.add_dummy_prefix or proto.trainer_spec.treat_whitespace_as_suffix:
+        raise TrainingError(f"{model}: expected a blank in front of texts: {remedy}")
+    if {piece.type for piece in proto.pieces} & {4, 5}:
+        raise TrainingError(f"{model} holds user-defined or unused pieces: {remedy}")
+    if missing := [token for token in (UNK, "<s>", EOS) if token not in names]:
+        raise TrainingError(f"{model} lacks the piece {missing[0]}: {remedy}")
+    if clashing := [token for token in kind.special if token in names]:
+        raise TrainingError(f"{model} has {clashing[0]} as a piece: {remedy}")
+    return proto
+
+
+def _backend(proto: Any, kind: Kind) -> Any:
+    from tokenizers import AddedToken, processors
+
+    tokenizer = bpe_backend(proto)
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in kind.special]
+    )
+    front = ("[gMASK]", "<sop>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{front[0]} {front[1]} $A",
+        pair=f"{front[0]} {front[1]} $A $B:1 {EOS}:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (*front, EOS)],
+    )
+    return tokenizer

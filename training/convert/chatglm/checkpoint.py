@@ -1,0 +1,143 @@
+"""ChatGLM-6B's checkpoint: which tensors it has, and what only looks like one.
+
+Names and shapes are those of the original modeling_chatglm.py.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from training.convert.chatglm.refusals import (
+    again,
+    check_tensors,
+    read_size,
+    refuse_prefix,
+    refuse_quantised,
+)
+from training.errors import TrainingError
+from training.files import read_json
+from training.weights.directory import read_model
+from training.weights.safetensors_stream import StoredTensor
+from training.weights.torch_files import COMPUTED
+
+EMBEDDINGS = "transformer.word_embeddings.weight"
+HEAD = "lm_head.weight"
+IMAGES = 20_000  # rows for image tokens, before those of the text, in the first release
+FIRST_VOCABULARY = 150_528
+HUB = "THUDM/chatglm-6b"
+AGAIN = again(HUB)
+
+Tensors = dict[str, StoredTensor]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What config.json says of the model; `vocab` counts the checkpoint's rows."""
+
+    vocab: int
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    context: int
+    images: int
+    """How many of the first rows belong to image tokens."""
+
+
+def _read_sizes(source: Path, config: Mapping[str, Any]) -> Sizes:
+    path = source / "config.json"
+    if (kind := config.get("model_type")) != "chatglm":
+        raise TrainingError(
+            f"{path}: model_type is {kind!r}, not 'chatglm': this converts THUDM/chatglm-6b;"
+            " for other Hugging Face directories use `python -m training.convert hf`"
+        )
+    if config.get("position_encoding_2d") is False:
+        raise TrainingError(
+            f"{path}: position_encoding_2d is false, but ChatGLM-6B's positions have two"
+            f" dimensions, and no others are supported: {AGAIN}"
+        )
+
+    def size(key: str, default: int | None = None) -> int:
+        return read_size(path, config, key, HUB, default)
+
+    hidden, heads = size("hidden_size"), size("num_attention_heads")
+    if hidden % heads:
+        raise TrainingError(f"{path}: {heads} heads do not divide hidden_size {hidden}: {AGAIN}")
+    return Sizes(
+        size("vocab_size"),
+        hidden,
+        size("inner_hidden_size"),
+        size("num_layers"),
+        heads,
+        size("max_sequence_length", 2048),
+        _images(source, config),
+    )
+
+
+def _images(source: Path, config: Mapping[str, Any]) -> int:
+    path = source / "tokenizer_config.json"
+    told = read_json(path).get("num_image_tokens") if path.exists() else None
+    if config.get("vocab_size") == FIRST_VOCABULARY:  # the first files say it nowhere else
+        return IMAGES
+    if told is not None and (type(told) is not int or told < 0):
+        raise TrainingError(f"{path}: num_image_tokens must be a number, not {told!r}: {AGAIN}")
+    if told and told >= config["vocab_size"]:
+        raise TrainingError(
+            f"{path}: {told} image tokens do not fit vocab_size {config['vocab_size']} of"
+            f" config.json: {AGAIN}"
+        )
+    return told or 0
+
+
+def read_checkpoint(source: Path, config: Mapping[str, Any]) -> tuple[Sizes, Tensors]:
+    """Return the sizes and the text model's tensors by name, as a forward pass uses them.
+
+    lm_head.weight is not there when the checkpoint ties it. Rows of image tokens and computed
+    tensors are left out.
+
+    Raises:
+        TrainingError: not a ChatGLM-6B, or a quantised or P-tuned one; files missing or damaged;
+            a tensor missing, unexpected or misshapen.
+    """
+    found = {n: t for n, t in read_model(source).items() if not n.endswith(COMPUTED)}
+    refuse_quantised(source, config, found, HUB)
+    refuse_prefix(
+        found, f"convert {HUB}, then let training.merge put the prefix into the model directory"
+    )
+    sizes = _read_sizes(source, config)
+    expected = dict(_expected(sizes))
+    if HEAD not in found and config.get("tie_word_embeddings") is not False:
+        del expected[HEAD]  # the original ties by default
+    check_tensors(source, found, expected, f"ChatGLM-6B of {sizes.layers} layers", HUB)
+    return sizes, {name: _without_images(found[name], sizes.images) for name in expected}
+
+
+def _expected(sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
+    hidden, inner = sizes.hidden, sizes.inner
+    layer = {
+        "input_layernorm": (hidden,),
+        "attention.query_key_value": (3 * hidden, hidden),
+        "attention.dense": (hidden, hidden),
+        "post_attention_layernorm": (hidden,),
+        "mlp.dense_h_to_4h": (inner, hidden),
+        "mlp.dense_4h_to_h": (hidden, inner),
+    }
+    layers = {f"layers.{n}.{name}": s for n in range(sizes.layers) for name, s in layer.items()}
+    yield EMBEDDINGS, (sizes.vocab, hidden)
+    for name, shape in (layers | {"final_layernorm": (hidden,)}).items():
+        yield f"transformer.{name}.weight", shape
+        yield f"transformer.{name}.bias", shape[:1]
+    yield HEAD, (sizes.vocab, hidden)
+
+
+def _without_images(tensor: StoredTensor, rows: int) -> StoredTensor:
+    if tensor.name not in (EMBEDDINGS, HEAD):
+        return tensor
+    skipped = tensor.size // tensor.shape[0] * rows
+    return replace(
+        tensor,
+        shape=(tensor.shape[0] - rows, *tensor.shape[1:]),
+        start=tensor.start + skipped,
+        size=tensor.size - skipped,
+    )

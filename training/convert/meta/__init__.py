@@ -1,0 +1,1 @@
+"""LLaMA as Meta released it."""

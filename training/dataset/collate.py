@@ -1,0 +1,56 @@
+"""Samples to the tensors of one forward pass."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from training.dataset.rendering import Sample
+
+if TYPE_CHECKING:
+    import torch
+
+IGNORED = -100  # torch's cross_entropy leaves this label out
+Features = dict[str, list[int]]
+Batch = dict[str, "torch.Tensor"]
+
+
+def features(sample: Sample) -> Features:
+    """`input_ids` and `labels` of equal length; only the answer carries a loss."""
+    return {
+        "input_ids": sample.prompt_ids + sample.answer_ids,
+        "labels": [IGNORED] * len(sample.prompt_ids) + sample.answer_ids,
+    }
+
+
+def collator(batching: str, pad_token_id: int) -> Callable[[Sequence[Features]], Batch]:
+    """The function that makes a batch the way `data.batching` names."""
+    if batching == "packed":
+        return pack
+    return lambda rows: pad(rows, pad_token_id)
+
+
+def pad(rows: Sequence[Features], pad_token_id: int) -> Batch:
+    """Rows padded on the right to the longest: [rows, longest] ids, labels, attention mask."""
+    import torch
+
+    longest = max(len(row["input_ids"]) for row in rows)
+    fillers = {"input_ids": pad_token_id, "labels": IGNORED, "attention_mask": 0}
+    masked = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
+    return {
+        name: torch.tensor([row[name] + [fill] * (longest - len(row[name])) for row in masked])
+        for name, fill in fillers.items()
+    }
+
+
+def pack(rows: Sequence[Features]) -> Batch:
+    """All rows one after the other in a single one: [1, sum of lengths] ids, labels, positions.
+
+    transformers keeps the samples apart where positions start again at 0, but only without an
+    attention mask (one of all ones lets them see each other) and with use_cache=False.
+    """
+    import torch
+
+    return {
+        "input_ids": torch.tensor([[i for row in rows for i in row["input_ids"]]]),
+        "labels": torch.tensor([[i for row in rows for i in row["labels"]]]),
+        "position_ids": torch.tensor([[i for row in rows for i in range(len(row["labels"]))]]),
+    }

@@ -1,0 +1,136 @@
+"""Text to token ids, through the chat template that serving will render with too."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.dataset.rows import Row
+from training.errors import TrainingError
+from training.model_directory.templates import known_templates, read_template
+
+History = Sequence[tuple[str, str]]
+Tokenizer = Any  # transformers' PreTrainedTokenizerBase, without importing it for --help
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Token ids of one sample: the prompt (exactly one BOS), then the answer up to its end."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    cut_tokens: int = 0
+    """How many tokens of the prompt were left out to fit the maximum length."""
+
+
+def load_tokenizer(model: Path, template: str | None) -> Tokenizer:
+    """The tokenizer of the directory `model`, with `template` in place of its own when named.
+
+    Raises TrainingError when there is no tokenizer, no such template, or none at all.
+    """
+    from transformers import AutoTokenizer
+
+    if not (model / "tokenizer.json").is_file():
+        raise TrainingError(f"{model}: no tokenizer.json in it; is it a model directory?")
+    tokenizer = AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
+    if template is not None:
+        tokenizer.chat_template = read_template(template)
+    if tokenizer.chat_template is None:
+        raise TrainingError(
+            f"{model}: no chat template; name one with template=… ({known_templates()})"
+        )
+    return tokenizer
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str, history: History = ()) -> list[int]:
+    """Token ids of a conversation up to one more user turn, ready for the answer to follow."""
+    return _encode(tokenizer, _render(tokenizer, prompt, history))
+
+
+def encode_sample(tokenizer: Tokenizer, row: Row, max_length: int) -> Sample:
+    """Token ids of `row`, at most `max_length` of them.
+
+    What is too long loses its oldest rounds first, then the middle of its prompt: questions
+    stand at either end. Raises TrainingError for control tokens in the text, and for an answer
+    too long to fit.
+    """
+    _refuse_control_tokens(tokenizer, row)
+    answer = _encode_answer(tokenizer, row)
+    room = max_length - len(answer)
+    full = ids = encode_prompt(tokenizer, row.prompt, row.history)
+    history = row.history
+    while len(ids) > room and history:
+        history = history[1:]
+        ids = encode_prompt(tokenizer, row.prompt, history)
+    if len(ids) > room:
+        ids = _cut_middle(row.prompt, room, lambda text: encode_prompt(tokenizer, text))
+    if not ids:
+        raise TrainingError(
+            f"{row.where}: the answer's {len(answer)} tokens leave no room for a prompt in "
+            f"data.max_length={max_length}"
+        )
+    return Sample(ids, answer, len(full) - len(ids))
+
+
+def _encode_answer(tokenizer: Tokenizer, row: Row) -> list[int]:
+    """The answer as the template writes it, tokenised where it follows the prompt."""
+    prompt = _render(tokenizer, row.prompt, row.history)
+    whole = _render(tokenizer, row.prompt, row.history, row.response)
+    if not whole.startswith(prompt) or whole == prompt:
+        raise TrainingError(
+            f"{row.where}: the chat template does not continue its own prompt with the answer; "
+            "use a template whose conversation starts with its generation prompt"
+        )
+    prompt_ids, answer = _encode(tokenizer, prompt), _encode(tokenizer, whole)
+    if answer[: len(prompt_ids)] == prompt_ids:
+        answer = answer[len(prompt_ids) :]
+    else:  # A token would span the border. Serving knows the prompt alone, so it must hold.
+        answer = _encode(tokenizer, whole[len(prompt) :])
+    # Some templates (GLM-4's) let the next question end an answer: training needs an end to learn.
+    ends = tokenizer.eos_token_id is None or tokenizer.eos_token_id in answer[-2:]
+    return answer if ends else [*answer, tokenizer.eos_token_id]
+
+
+def _render(
+    tokenizer: Tokenizer, prompt: str, history: History, response: str | None = None
+) -> str:
+    """The conversation as text; without a response, up to where the answer begins."""
+    rounds = [*history, (prompt, response)]
+    texts = [text for one in rounds for text in one if text is not None]
+    roles = ("user", "assistant")
+    turns = [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
+    text: str = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=response is None
+    )
+    return text
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    # The template writes BOS itself: special tokens added here would double it.
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
+def _cut_middle(text: str, room: int, encode: Callable[[str], list[int]]) -> list[int]:
+    """Ids of the longest head + tail of `text` that fit `room`."""
+    fits: list[int] = []
+    low, high = 0, len(text)
+    while low < high:
+        keep = (low + high) // 2
+        head = (keep + 1) // 2
+        ids = encode(text[:head] + text[len(text) - (keep - head) :])
+        if len(ids) <= room:
+            fits, low = ids, keep + 1
+        else:
+            high = keep
+    return fits
+
+
+def _refuse_control_tokens(tokenizer: Tokenizer, row: Row) -> None:
+    texts = [row.prompt, row.response, *(text for one in row.history for text in one)]
+    for token in tokenizer.all_special_tokens:
+        if any(token in text for text in texts):
+            raise TrainingError(
+                f"{row.where}: the text holds the control token {token!r}, which would be read "
+                "as a command to the model: remove it from the data"
+            )

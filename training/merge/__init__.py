@@ -1,0 +1,1 @@
+"""Merge adapters into a base model, exactly and one tensor at a time."""

@@ -1,0 +1,148 @@
+"""One merge: a base and adapters in, a checked model directory out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from training.errors import TrainingError
+from training.files import write_aside
+from training.merge.composition import compose
+from training.merge.merged_weights import Written, write_weights
+from training.merge.peft_adapter import Adapter, read_adapter
+from training.merge.prefix_files import (
+    PrefixAdapter,
+    config_changes,
+    is_prefix,
+    read_prefix,
+    refuse_prefixed,
+    write_prefix,
+)
+from training.merge.verify import Verdict, verify
+from training.model_directory.model_files import copy_model_files, read_config
+from training.model_directory.provenance import write_provenance
+from training.weights.directory import read_model
+from training.weights.rounding import Tally
+from training.weights.safetensors_stream import FLOAT_SIZES, TORCH_NAMES, StoredTensor
+from training.weights.shards import Shard, check_shards, plan_shards
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a merge did: counts of tensors, bytes and files, the rounding tally, notes.
+
+    `dtype` is that of most of the weights written: F16, BF16 or F32.
+    """
+
+    tensors: int
+    changed: int
+    size: int
+    files: int
+    dtype: str
+    tally: Tally
+    notes: list[str]
+    verdict: Verdict | None = None
+
+
+def merge(
+    base: Path,
+    adapters: Sequence[Path],
+    output: Path,
+    max_shard_size: int = 2 * 10**9,
+    dtype: str | None = None,
+    prompts: Sequence[str] = (),
+) -> Report:
+    """Merge `adapters` into `base` and write the model directory `output`.
+
+    `max_shard_size` is in bytes; `dtype` is float16, bfloat16 or float32, None keeps each
+    tensor's own. With `prompts` the merged model is verified on them before it appears.
+
+    Raises:
+        TrainingError: bad input, a result that is not finite, or a failed check; no output then.
+    """
+    code = {name: code for code, name in TORCH_NAMES.items()}.get(dtype or "")
+    with write_aside(output) as aside:
+        config = read_config(base)
+        refuse_prefixed(base, config)
+        prefix = _read_prefix(adapters, bool(prompts))
+        loras = [] if prefix else _read_adapters(adapters)
+        model = compose(read_model(base), loras, bool(config.get("tie_word_embeddings")))
+        shards = plan_shards(model.planned(), aside, max_shard_size, code)
+        changes = model.config | ({"dtype": dtype} if dtype else {})
+        if prefix:
+            changes |= config_changes(base, config, prefix)
+            write_prefix(aside, config, prefix)
+        notes = model.notes + copy_model_files(base, adapters, aside, changes, model.rows)
+        written = write_weights(shards, model.parts)
+        _check_changed(loras, written)
+        check_shards(shards, written.sums)
+        report = _report(shards, written, notes)
+        if prompts:
+            verdict = verify(base, loras, aside, report.dtype, prompts)
+            report = replace(report, verdict=verdict)
+        used = [prefix] if prefix else loras
+        write_provenance(aside, base, used, written.sums, _details(report, dtype))
+    return report
+
+
+def _check_changed(loras: Sequence[Adapter], written: Written) -> None:
+    if loras and not written.changed:
+        raise TrainingError(
+            "rounding leaves nothing of the adapters' change: merge with --dtype float32"
+        )
+
+
+def _read_prefix(adapters: Sequence[Path], verified: bool) -> PrefixAdapter | None:
+    """The prefix, when that is what is to be put into the directory."""
+    prefixes = [path for path in adapters if is_prefix(path)]
+    if not prefixes:
+        return None
+    if len(adapters) > 1:
+        raise TrainingError(
+            f"{prefixes[0]} is a prefix, which goes into a model directory alone: merge the others"
+            " first, then this one into the result"
+        )
+    if verified:
+        raise TrainingError(f"{prefixes[0]} is a prefix: --verify checks changed weights only")
+    return read_prefix(prefixes[0])
+
+
+def _read_adapters(paths: Sequence[Path]) -> list[Adapter]:
+    adapters = [read_adapter(path) for path in paths]
+    for adapter in adapters:
+        if adapter.config.get("use_dora") and len(adapters) > 1:
+            raise TrainingError(
+                f"{adapter.path} is a DoRA adapter (use_dora), which fixes the length of the"
+                " weights' rows and so cannot be added to others: merge it alone"
+            )
+    return adapters
+
+
+def _report(shards: Sequence[Shard], written: Written, notes: list[str]) -> Report:
+    tensors = [tensor for shard in shards for tensor in shard]
+    size = sum(tensor.size for tensor in tensors)
+    changed = len(written.changed)
+    return Report(
+        len(tensors), changed, size, len(shards), _main_dtype(tensors), written.tally, notes
+    )
+
+
+def _main_dtype(tensors: Sequence[StoredTensor]) -> str:
+    sizes = dict.fromkeys(FLOAT_SIZES, 0)
+    for tensor in tensors:
+        if tensor.dtype in sizes:
+            sizes[tensor.dtype] += tensor.size
+    return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def _details(report: Report, dtype: str | None) -> dict[str, object]:
+    verdict = report.verdict and {"verify": report.verdict.as_dict()}
+    return {
+        "dtype": dtype or "as in the base",
+        "check": {
+            "tensors": report.tensors,
+            "changed": report.changed,
+            "rms_change": report.tally.mean_change,
+            "lost_to_rounding": report.tally.lost_share,
+            **(verdict or {}),
+        },
+    }

@@ -1,0 +1,102 @@
+"""One module's low-rank change (LoRA, DoRA, AdaLoRA) as an adapter stores it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.errors import TrainingError
+from training.weights.rounding import Change
+from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor, read_floats
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A change of scale · B[out, rank] @ A[rank, in]; that of an embedding is its transpose.
+
+    AdaLoRA's `e` [rank, 1] multiplies A's rows; DoRA's `magnitude` [out] is the length that each
+    row of the changed weight gets.
+    """
+
+    a: StoredTensor
+    b: StoredTensor
+    rank: int
+    scale: float
+    embedding: bool = False
+    e: StoredTensor | None = None
+    magnitude: StoredTensor | None = None
+
+    def change(self) -> Change:
+        """Return the change in fp64, the scale inside its left factor."""
+        a, b = _doubles(self.a), _doubles(self.b)
+        if self.e is not None:
+            a *= _doubles(self.e)
+        magnitude = None if self.magnitude is None else _doubles(self.magnitude)
+        left, right = (a.T, b.T) if self.embedding else (b, a)
+        return Change(left * self.scale, right, magnitude)
+
+    def check_fits(self, name: str, weight: StoredTensor) -> None:
+        """Check dtypes and shapes against the weight, called `name`, that the pair changes.
+
+        Raises:
+            TrainingError: they do not belong together.
+        """
+        where = f"{self.a.path}: the pair for {name}"
+        if not {weight.dtype, *(part.dtype for part in self._parts())} <= FLOAT_SIZES.keys():
+            raise TrainingError(
+                f"{where} meets a weight of dtype {weight.dtype} (A {self.a.dtype},"
+                f" B {self.b.dtype}): use a base that is not quantised, with F16, BF16 or F32"
+            )
+        found = [part.shape for part in self._parts()]
+        if len(weight.shape) != 2 or found != self._expected(*weight.shape):
+            raise TrainingError(
+                f"{where} has A {self.a.shape}, B {self.b.shape} and rank {self.rank}, the weight"
+                f" is {weight.shape}: adapter and base (or adapter_config.json) do not belong"
+                " together"
+            )
+
+    def changes(self) -> bool:
+        """Return whether some rank has values in both halves, or the rows get new lengths.
+
+        Raises:
+            TrainingError: a value is NaN or Inf.
+        """
+        values = [read_floats(part) for part in self._parts()]
+        for part, value in zip(self._parts(), values, strict=True):
+            if not np.isfinite(value).all():
+                raise TrainingError(f"{part.path}: {part.name} holds NaN or Inf: train it again")
+        alive = values[0].any(axis=1) & values[1].any(axis=0)
+        if self.e is not None:
+            alive &= values[2].any(axis=1)
+        return bool(alive.any()) or self.magnitude is not None
+
+    def _parts(self) -> list[StoredTensor]:
+        return [part for part in (self.a, self.b, self.e, self.magnitude) if part is not None]
+
+    def _expected(self, rows: int, columns: int) -> list[Shape]:
+        out, into = (columns, rows) if self.embedding else (rows, columns)
+        shapes: list[Shape] = [(self.rank, into), (out, self.rank)]
+        if self.e is not None:
+            shapes.append((self.rank, 1))
+        if self.magnitude is not None:
+            shapes.append((out,))
+        return shapes
+
+
+def total_change(pairs: Sequence[Pair]) -> Change:
+    """Return the sum of the pairs' changes as one, R being the sum of their ranks.
+
+    A pair with a magnitude must be alone: the length is that of the sum it was trained in.
+    """
+    changes = [pair.change() for pair in pairs]
+    if len(changes) == 1:
+        return changes[0]
+    left = np.concatenate([change.left for change in changes], axis=1)
+    return Change(left, np.concatenate([change.right for change in changes]))
+
+
+def _doubles(tensor: StoredTensor) -> NDArray[np.float64]:
+    return read_floats(tensor).astype(np.float64)

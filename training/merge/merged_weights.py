@@ -1,0 +1,92 @@
+"""The merged model's weights, chunk by chunk: computed, hashed and written by a thread each."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+
+from training.merge.composition import Part
+from training.merge.lora import total_change
+from training.progress import Meter
+from training.weights.pipeline import done_ahead
+from training.weights.rounding import CHUNK_ELEMENTS, Tally, copy_chunk, merge_chunk
+from training.weights.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor
+from training.weights.shards import Shard, write_index, write_shard
+
+AHEAD = 4  # chunks computed while others are hashed and written; a second thread only contends
+
+
+@dataclass
+class Written:
+    """What was written: sha256 by file name, names of changed tensors, the rounding tally."""
+
+    sums: dict[str, str] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    tally: Tally = field(default_factory=Tally)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some bytes of the output tensor `name`; `tally` when a low-rank change is in them."""
+
+    name: str
+    data: Bytes
+    tally: Tally | None = None
+
+
+def write_weights(shards: Sequence[Shard], parts: Mapping[str, Part]) -> Written:
+    """Write every planned shard and the index.
+
+    Raises:
+        TrainingError: a weight holds NaN or Inf.
+    """
+    written = Written()
+    written.changed |= {name for name, part in parts.items() if part.replaced}
+    size = sum(tensor.size for shard in shards for tensor in shard)
+    with Meter("merge", size, "B") as progress:
+        for shard in shards:
+            chunks = _take(done_ahead(_jobs(shard, parts), AHEAD), written, progress.update)
+            written.sums[shard[0].path.name] = write_shard(shard, chunks)
+    write_index(shards)
+    return written
+
+
+def _take(
+    chunks: Iterator[Chunk], written: Written, progress: Callable[[int], object]
+) -> Iterator[Bytes]:
+    """Count what passes by. In order, so that equal inputs give equal sums."""
+    for chunk in chunks:
+        if chunk.tally:
+            written.tally.add(chunk.tally)
+            if chunk.tally.differs:
+                written.changed.add(chunk.name)
+        yield chunk.data
+        progress(len(chunk.data))
+
+
+def _jobs(shard: Shard, parts: Mapping[str, Part]) -> Iterator[Callable[[], Chunk]]:
+    for target in shard:
+        part = parts[target.name]
+        yield from _merging(target, part) if part.pairs else _copying(target, part.source)
+
+
+def _copying(target: StoredTensor, source: StoredTensor) -> Iterator[Callable[[], Chunk]]:
+    count = prod(source.shape) if source.dtype in FLOAT_SIZES else source.size
+
+    def copied(first: int) -> Chunk:
+        step = min(CHUNK_ELEMENTS, count - first)
+        return Chunk(target.name, copy_chunk(source, target.dtype, first, step))
+
+    return (partial(copied, first) for first in range(0, count, CHUNK_ELEMENTS))
+
+
+def _merging(target: StoredTensor, part: Part) -> Iterator[Callable[[], Chunk]]:
+    change = total_change(part.pairs)
+    rows, columns = part.source.shape
+    step = max(1, CHUNK_ELEMENTS // columns)
+
+    def merged(first: int) -> Chunk:
+        some = range(first, min(first + step, rows))
+        return Chunk(target.name, *merge_chunk(part.source, target.dtype, change, some))
+
+    return (partial(merged, first) for first in range(0, rows, step))

@@ -1,0 +1,128 @@
+"""Adapter directories as peft 0.2 to 0.21 save them: their settings, pairs and whole tensors."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+from training.errors import TrainingError
+from training.merge.lora import Pair
+from training.merge.peft_settings import HONOURED, rank, read_settings, scale
+from training.model_directory.hub import public_name
+from training.weights.directory import read_file
+from training.weights.safetensors_stream import StoredTensor
+
+CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+PREFIX = "base_model.model."
+PART = re.compile(
+    r"(?P<module>.+)\.lora_(?P<part>[AB]|embedding_[AB]|E|magnitude_vector)(?:\.weight)?"
+)
+# What peft may put into the name of one whole tensor; of several copies the first here is trained.
+COPY = re.compile(r"\.(modules_to_save|base_layer|original_module)(?:\.default)?(?=\.)")
+TRAINED_FIRST = ("modules_to_save", "", "base_layer", "original_module")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter directory; `pairs` and `whole` go by the names of the base's tensors."""
+
+    path: Path
+    weights: Path
+    config: Mapping[str, Any]
+    pairs: Mapping[str, Pair]
+    whole: Mapping[str, StoredTensor]
+
+    def provenance(self) -> dict[str, Any]:
+        """Return name, sha256 of the weights file and the settings that merging used."""
+        settings = sorted((HONOURED | {"target_modules"}) & self.config.keys())
+        with self.weights.open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()
+        return {
+            "name": public_name(self.path),
+            "sha256": digest,
+            "pairs": len(self.pairs),
+            "whole": sorted(self.whole),
+            **{key: self.config[key] for key in settings},
+        }
+
+
+def read_adapter(directory: Path) -> Adapter:
+    """Read an adapter's settings and headers.
+
+    Raises:
+        TrainingError: files, fields or halves of pairs are missing, or something in the adapter
+            is not supported.
+    """
+    config = read_settings(directory / CONFIG)
+    weights = next((directory / n for n in WEIGHTS if (directory / n).exists()), None)
+    if weights is None:
+        raise TrainingError(f"cannot read {directory}: neither {' nor '.join(WEIGHTS)} is there")
+    parts: dict[str, dict[str, StoredTensor]] = {}
+    copies: dict[str, dict[str, StoredTensor]] = {}
+    for key, tensor in read_file(weights).items():
+        name = key.removeprefix(PREFIX)
+        if match := PART.fullmatch(name):
+            parts.setdefault(match["module"], {})[match["part"]] = tensor
+        elif name == key or ".lora_" in name:
+            raise TrainingError(
+                f"{weights}: {key} is not a LoRA pair nor a whole tensor: not supported by merging"
+            )
+        else:
+            copy = COPY.search(name)
+            copies.setdefault(COPY.sub("", name), {})[copy[1] if copy else ""] = tensor
+    for module in config.get("modules_to_save") or ():
+        if not any(module in name for name in copies):
+            raise TrainingError(
+                f"{weights} lacks {module}, which modules_to_save in {CONFIG} names: save it again"
+            )
+    pairs = {f"{module}.weight": _pair(module, found, config) for module, found in parts.items()}
+    return Adapter(
+        directory,
+        weights,
+        config,
+        {name: pair for name, pair in pairs.items() if pair.rank},
+        {name: found[min(found, key=TRAINED_FIRST.index)] for name, found in copies.items()},
+    )
+
+
+def _pair(module: str, found: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> Pair:
+    embedding = "embedding_A" in found or "embedding_B" in found
+    kind = "embedding_" if embedding else ""
+    halves = {half: found.get(f"{kind}{half}") for half in "AB"}
+    a, b = halves["A"], halves["B"]
+    some = next(iter(found.values()))
+    if a is None or b is None:
+        missing = "A" if a is None else "B"
+        has = ", ".join(f"lora_{part}" for part in sorted(found))
+        raise TrainingError(
+            f"{some.path}: {module} has {has} but no lora_{kind}{missing}: save the adapter again"
+        )
+    if embedding and "magnitude_vector" in found:
+        raise TrainingError(
+            f"{some.path}: {module}: DoRA on embeddings is not supported: train without it"
+        )
+    _check_kind(f"{some.path}: {module}", found, config)
+    return Pair(
+        *(a, b, rank(module, config), scale(module, config)),
+        embedding=embedding,
+        e=found.get("E"),
+        magnitude=found.get("magnitude_vector"),
+    )
+
+
+def _check_kind(where: str, found: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> None:
+    """Refuse settings and tensors that tell different stories."""
+    told = {
+        "E": (config["peft_type"] == "ADALORA", "peft_type ADALORA"),
+        "magnitude_vector": (bool(config.get("use_dora")), "use_dora"),
+    }
+    for part, (expected, setting) in told.items():
+        if (part in found) != expected:
+            has = "without" if expected else "with"
+            raise TrainingError(
+                f"{where} comes {has} lora_{part}, which does not fit {setting} in {CONFIG}:"
+                " save the adapter again"
+            )

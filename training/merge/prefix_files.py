@@ -1,0 +1,161 @@
+"""Trained prefixes: read as peft or ChatGLM's own code saved them, written into a model directory.
+
+A prefix is a table [P, 2 · layers · heads · head_dim]; layer l has its keys in part 2l, its values
+in part 2l + 1. In a model directory it lies as prefix/prefix.safetensors, layers.N.key and
+layers.N.value [heads, P, head_dim], out of reach of what loads weights.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.errors import TrainingError
+from training.files import read_json
+from training.model_directory.hub import public_name
+from training.weights.directory import TORCH_SINGLE, read_file
+from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor, read_floats
+
+FILE = Path("prefix/prefix.safetensors")
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # peft's
+ORIGINAL = ("prefix_encoder.safetensors", TORCH_SINGLE)  # ChatGLM's
+ENCODER = "transformer.prefix_encoder."
+
+Table = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PrefixAdapter:
+    """A prefix and the file that it comes from."""
+
+    path: Path
+    weights: Path
+    table: Table
+
+    @property
+    def tokens(self) -> int:
+        """Length of the prefix."""
+        return len(self.table)
+
+    def provenance(self) -> dict[str, Any]:
+        """Name, sha256 of the weights file, length."""
+        with self.weights.open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()
+        return {"name": public_name(self.path), "sha256": digest, "prefix_tokens": self.tokens}
+
+
+def refuse_prefixed(base: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a base that has a prefix already: with other weights or another, it means nothing.
+
+    Raises:
+        TrainingError: it has.
+    """
+    if config.get("prefix_tokens"):
+        raise TrainingError(
+            f"{base} holds a trained prefix: merge into the model that the prefix was put into"
+        )
+
+
+def is_prefix(directory: Path) -> bool:
+    """Whether the adapter directory holds a prefix rather than a change of weights."""
+    adapter, model = directory / "adapter_config.json", directory / "config.json"
+    if adapter.exists():
+        return bool(read_json(adapter).get("peft_type") == "PREFIX_TUNING")
+    return model.exists() and bool(read_json(model).get("pre_seq_len"))
+
+
+def read_prefix(directory: Path) -> PrefixAdapter:
+    """Read a prefix saved by peft, by this project, or by ChatGLM's P-tuning code.
+
+    A projection network that was saved along is run once and left behind.
+
+    Raises:
+        TrainingError: files or tensors are missing, or hold NaN or Inf.
+    """
+    names = WEIGHTS if (directory / "adapter_config.json").exists() else ORIGINAL
+    weights = next((directory / name for name in names if (directory / name).exists()), None)
+    if weights is None:
+        raise TrainingError(f"cannot read {directory}: neither {' nor '.join(names)} is there")
+    tensors = read_file(weights)
+    if "prompt_embeddings" in tensors:
+        table = _floats(tensors["prompt_embeddings"])
+    else:
+        table = _encoded(weights, tensors)
+    if not np.isfinite(table).all():
+        raise TrainingError(f"{weights}: the prefix holds NaN or Inf: train it again")
+    return PrefixAdapter(directory, weights, table)
+
+
+def _encoded(weights: Path, tensors: Mapping[str, StoredTensor]) -> Table:
+    parts = {n.removeprefix(ENCODER): t for n, t in tensors.items() if n.startswith(ENCODER)}
+    if "embedding.weight" not in parts:
+        raise TrainingError(
+            f"{weights} holds neither prompt_embeddings nor {ENCODER}embedding.weight: is it a"
+            " trained prefix?"
+        )
+    table = _floats(parts["embedding.weight"])
+    if "trans.0.weight" not in parts:
+        return table
+    first, second = (
+        (_floats(parts[f"trans.{n}.weight"]), _floats(parts[f"trans.{n}.bias"])) for n in (0, 2)
+    )
+    folded: Table = np.tanh(table @ first[0].T + first[1]) @ second[0].T + second[1]
+    return folded
+
+
+def _floats(tensor: StoredTensor) -> Table:
+    if tensor.dtype not in FLOAT_SIZES:
+        raise TrainingError(f"{tensor.path}: {tensor.name} is of dtype {tensor.dtype}, no floats")
+    return read_floats(tensor)
+
+
+def config_changes(base: Path, config: Mapping[str, Any], prefix: PrefixAdapter) -> dict[str, Any]:
+    """What config.json must say so that the base is served with the prefix.
+
+    Raises:
+        TrainingError: such a base is not served with a prefix, or is of another size.
+    """
+    kind = config.get("model_type")
+    changes: dict[str, Any] = {"prefix_tokens": prefix.tokens}
+    if kind == "llama":  # a name of its own: nothing may load it and leave the prefix out
+        changes["architectures"] = ["PrefixLlamaForCausalLM"]
+        changes["prefix_position_offset"] = prefix.tokens  # the text begins there, as peft trains
+    elif kind != "chatglm_6b":
+        raise TrainingError(
+            f"{base} is a {kind} model: prefixes are served for LLaMA and ChatGLM-6B only"
+        )
+    layers, heads, width = _sizes(config)
+    if prefix.table.shape[1] != 2 * layers * heads * width:
+        raise TrainingError(
+            f"{prefix.weights}: a prefix [P, {prefix.table.shape[1]}] does not fit {base}, which"
+            f" takes [P, {2 * layers * heads * width}]: is this the prefix's base?"
+        )
+    return changes
+
+
+def write_prefix(output: Path, config: Mapping[str, Any], prefix: PrefixAdapter) -> None:
+    """Write prefix/prefix.safetensors below `output`."""
+    from safetensors.numpy import save_file
+
+    layers, heads, width = _sizes(config)
+    parts = prefix.table.reshape(prefix.tokens, 2 * layers, heads, width).transpose(1, 2, 0, 3)
+    (output / FILE).parent.mkdir()
+    save_file(
+        {
+            f"layers.{number}.{name}": np.ascontiguousarray(parts[2 * number + half])
+            for number in range(layers)
+            for half, name in enumerate(("key", "value"))
+        },
+        output / FILE,
+        metadata={"format": "np"},
+    )
+
+
+def _sizes(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    heads = config["num_attention_heads"]
+    width = config.get("head_dim") or config["hidden_size"] // heads
+    return config["num_hidden_layers"], config.get("num_key_value_heads") or heads, width

@@ -1,0 +1,179 @@
+"""Next-token logits of the merged model against those of base and adapters, by peft itself."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.errors import TrainingError
+from training.merge.composition import EMBEDDINGS, HEADS
+from training.merge.peft_adapter import Adapter
+from training.progress import hush_transformers
+
+if TYPE_CHECKING:
+    import torch
+
+PROMPTS = (
+    "The capital of France is Paris, and the capital of Italy is",
+    "患者三天前开始发热、咳嗽，现到医院就诊。医生首先应当",
+    "def fibonacci(n):\n    return n if n < 2 else",
+)
+# Half a unit in the last place, as a share of the value: what rounding to nearest may move it by.
+ROUNDING = {"F16": 2.0**-11, "BF16": 2.0**-8, "F32": 2.0**-24}
+MARGIN = 4  # between the largest of one random draw and of another
+ARITHMETIC = 1e-4  # of the largest logit: (W + BA)x and Wx + B(Ax) differ in fp32 as well
+
+
+class UnfaithfulMergeError(TrainingError):
+    """The merged model answers otherwise than base and adapters."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Over all positions of all prompts: logits' largest difference and what was allowed.
+
+    `same_token` is the share of positions whose likeliest next token is the same.
+    """
+
+    positions: int
+    max_difference: float
+    allowed: float
+    same_token: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the figures by name, for provenance.json."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"verified at {self.positions} positions: largest difference of a logit"
+            f" {self.max_difference:.3g} (rounding explains {self.allowed:.3g}),"
+            f" same next token at {self.same_token:.1%}"
+        )
+
+
+def verify(
+    base: Path, adapters: Sequence[Adapter], merged: Path, dtype: str, prompts: Sequence[str]
+) -> Verdict:
+    """Compare `merged`, whose weights are of `dtype` (F16, BF16, F32), with base and adapters.
+
+    Both run in fp32, one after the other, so that only the weights' rounding differs. What it
+    explains is measured: the merged weights are moved at random by as much as rounding may
+    have moved them, and the logits may differ by MARGIN times what that makes of them.
+
+    Raises:
+        UnfaithfulMergeError: they differ by more.
+        TrainingError: peft cannot load the adapters.
+    """
+    import torch
+
+    ids = _token_ids(merged, prompts)
+    model = _load(merged)
+    ours = _logits(model, ids)
+    with torch.no_grad():
+        _move(model, ROUNDING[dtype])
+    moved = _logits(model, ids)
+    del model
+    theirs = _logits(_reference(base, adapters), ids)
+    allowed = MARGIN * _largest(moved - ours) + ARITHMETIC * _largest(theirs)
+    same = (ours.argmax(dim=1) == theirs.argmax(dim=1)).double().mean().item()
+    verdict = Verdict(len(ours), _largest(ours - theirs), allowed, same)
+    if not verdict.max_difference <= allowed:  # NaN is not
+        raise UnfaithfulMergeError(
+            f"the merged model is not base + adapters: a logit differs by"
+            f" {verdict.max_difference:.3g}, rounding to {dtype} explains {allowed:.3g}, the next"
+            f" token is the same at {same:.1%} of {len(ours)} positions: please report this"
+        )
+    return verdict
+
+
+def _load(directory: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
+
+    hush_transformers()
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def _reference(base: Path, adapters: Sequence[Adapter]) -> Any:
+    """Return base with the last adapter active, those before it merged by peft in fp32."""
+    model = _load(base)
+    if model.config.tie_word_embeddings and any(map(_touches_ends, adapters[:-1])):
+        raise TrainingError(
+            "several adapters on the embeddings or head of a base that ties them cannot be"
+            " verified: peft would merge into both at once: merge without --verify"
+        )
+    for number, adapter in enumerate(adapters, start=1):
+        size = _rows(adapter)
+        if size and size != model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(size, mean_resizing=False)
+        model = _add(model, adapter.path)
+        if number < len(adapters):
+            model = model.merge_and_unload()
+    return model
+
+
+def _add(model: Any, adapter: Path) -> Any:
+    """Return `model` with the adapter active; peft must find every tensor that it expects."""
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*missing adapter keys")
+        try:
+            return PeftModel.from_pretrained(model, adapter).eval()
+        except (KeyError, RuntimeError, TypeError, ValueError, UserWarning) as error:
+            raise TrainingError(
+                f"{adapter} cannot be verified: this peft does not load it (an older one wrote"
+                f" it?): merge without --verify ({type(error).__name__}: {error})"
+            ) from error
+
+
+def _touches_ends(adapter: Adapter) -> bool:
+    return any(name.endswith((*EMBEDDINGS, *HEADS)) for name in (*adapter.pairs, *adapter.whole))
+
+
+def _rows(adapter: Adapter) -> int | None:
+    """Return the rows of the embeddings that an adapter brings whole, None without them."""
+    shapes = [tensor.shape for name, tensor in adapter.whole.items() if name.endswith(EMBEDDINGS)]
+    return shapes[0][0] if shapes else None
+
+
+def _token_ids(directory: Path, prompts: Sequence[str]) -> "list[torch.Tensor]":
+    """Return one row of token ids a prompt; without a tokenizer, bytes stand in for them."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer
+
+    if any((directory / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        ids = [tokenizer(text, return_tensors="pt").input_ids for text in prompts]
+    else:
+        size = AutoConfig.from_pretrained(directory).vocab_size
+        ids = [torch.tensor([[byte % size for byte in text.encode()]]) for text in prompts]
+    if not all(row.numel() for row in ids):
+        raise TrainingError("an empty text verifies nothing: give --verify-prompt some words")
+    return ids
+
+
+def _logits(model: Any, prompts: "Sequence[torch.Tensor]") -> "torch.Tensor":
+    """Return the logits [positions, vocabulary] of all prompts."""
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([model(input_ids=ids).logits[0] for ids in prompts])
+
+
+def _move(model: Any, share: float) -> None:
+    """Move every weight up or down by at most `share` of itself."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        noise = torch.empty_like(weight).uniform_(-share, share, generator=generator)
+        weight.add_(noise.mul_(weight))
+
+
+def _largest(values: "torch.Tensor") -> float:
+    return float(values.abs().max())

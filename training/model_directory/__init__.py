@@ -1,0 +1,1 @@
+"""What lies in a model directory beside its weights: configuration, tokenizer, provenance."""

@@ -1,0 +1,107 @@
+"""The files of a merged model beside its weights: config, tokenizer, chat template."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+from training.errors import TrainingError
+from training.files import read_json, write_json
+from training.model_directory.tokenizer_files import finish_tokenizer
+
+# Data only: Python files beside a checkpoint are never copied.
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja"),
+)
+VOCABULARIES = ("tokenizer.json", "tokenizer.model")  # either one makes a tokenizer
+
+
+def read_config(base: Path) -> dict[str, Any]:
+    """Return the base's config.json; a quantised base is refused."""
+    config = read_json(base / "config.json")
+    if config.get("quantization_config"):
+        raise TrainingError(f"{base} is quantised: merge into the model it was quantised from")
+    return config
+
+
+def copy_model_files(
+    base: Path,
+    adapters: Sequence[Path],
+    output: Path,
+    changes: Mapping[str, Any],
+    rows: int | None,
+    chat: str | None = None,
+) -> list[str]:
+    """Copy config, generation_config and tokenizer to `output`; return notes for the user.
+
+    The tokenizer comes from the last adapter that carries one, else from the base. `changes`
+    are made to the config; its key `dtype` goes by the config's own spelling. `rows` is the
+    number of embedding rows, None when unknown; `chat` a template's text to take in place of
+    the tokenizer's own.
+
+    Raises:
+        TrainingError: the tokenizer needs more rows than there are, or tokenizer.json cannot be
+            made from its tokenizer.model.
+    """
+    config = read_config(base)
+    changes = dict(changes)
+    if dtype := changes.pop("dtype", None):
+        present = [key for key in ("torch_dtype", "dtype") if key in config]
+        config |= dict.fromkeys(present or ["dtype"], dtype)
+    notes = _write_data(config | changes, output / "config.json")
+    if (base / "generation_config.json").exists():
+        copyfile(base / "generation_config.json", output / "generation_config.json")
+    carriers = [path for path in adapters if any((path / n).exists() for n in VOCABULARIES)]
+    source = carriers[-1] if carriers else base
+    if rows is not None and (needed := count_rows(source)) > rows:
+        raise TrainingError(
+            f"the tokenizer in {source} needs {needed} embedding rows, the merged model has"
+            f" {rows}: add the adapter that holds the grown embeddings, or use its tokenizer"
+        )
+    context = config.get("max_position_embeddings")
+    notes += _copy_tokenizer(source, output)
+    if any((output / name).exists() for name in VOCABULARIES):
+        return notes + finish_tokenizer(output, chat, context)
+    return [*notes, f"{source} has no tokenizer: serving needs tokenizer.json in the model"]
+
+
+def _copy_tokenizer(source: Path, output: Path) -> list[str]:
+    notes = []
+    for name in TOKENIZER_FILES:
+        if name == "tokenizer_config.json" and (source / name).exists():
+            notes += _write_data(read_json(source / name), output / name)
+        elif (source / name).exists():
+            copyfile(source / name, output / name)
+    return notes
+
+
+def _write_data(config: dict[str, Any], target: Path) -> list[str]:
+    """Write the config without auto_map, which would ask loaders to run the directory's code."""
+    dropped = config.pop("auto_map", None)
+    write_json(target, config)
+    return [f"auto_map was dropped from {target.name}: no code is copied"] if dropped else []
+
+
+def count_rows(directory: Path) -> int:
+    """Return how many embedding rows the tokenizer in `directory` needs; 0 without one."""
+    ids = {-1}
+    if (directory / "tokenizer.json").exists():
+        tokenizer = read_json(directory / "tokenizer.json")
+        vocabulary = tokenizer.get("model", {}).get("vocab", [])
+        ids |= set(vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary)))
+        ids |= {token["id"] for token in tokenizer.get("added_tokens", [])}
+    elif (directory / "tokenizer.model").exists():
+        ids.add(_count_pieces(directory / "tokenizer.model") - 1)
+        if (directory / "added_tokens.json").exists():
+            ids |= set(read_json(directory / "added_tokens.json").values())
+    return max(ids) + 1
+
+
+def _count_pieces(path: Path) -> int:
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return int(SentencePieceProcessor(model_file=str(path)).vocab_size())
+    except (RuntimeError, OSError) as error:
+        raise TrainingError(f"{path} is not a sentencepiece model: get it again") from error

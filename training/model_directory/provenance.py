@@ -1,0 +1,71 @@
+"""provenance.json: what a model directory was merged from, and the sums that prove it."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from hashlib import file_digest, sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+from training.files import write_json
+from training.model_directory.hub import public_name
+
+NAME = "provenance.json"
+
+
+class Source(Protocol):
+    """An adapter of any kind."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What is worth knowing of it, its sha256 among that."""
+
+
+def write_provenance(
+    output: Path,
+    base: Path,
+    adapters: Sequence[Source],
+    sums: Mapping[str, str],
+    details: Mapping[str, Any],
+) -> None:
+    """Write names, settings, versions, the merge's own check (`details`) and `sums` by file.
+
+    `sums` are what `sha256sum *.safetensors` prints; `sha256` is the sum of that output, so one
+    value stands for all weights. `other_files` has the sums of all else in `output`, so this comes
+    last; `python -m service.integrity` compares both. Holds no paths, no times: equal inputs give
+    equal files.
+    """
+    listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+    provenance = {
+        "base": {"name": public_name(base)},
+        "adapters": [adapter.provenance() for adapter in adapters],
+        **details,
+        "versions": _versions(),
+        "files": dict(sums),
+        "other_files": _other_sums(output, sums),
+        "sha256": sha256(listing.encode()).hexdigest(),
+    }
+    write_json(output / NAME, provenance)
+
+
+def _other_sums(output: Path, weights: Mapping[str, str]) -> dict[str, str]:
+    """The sha256 of what else is in `output`, by its path there."""
+    sums = {}
+    for path in sorted(path for path in output.rglob("*") if path.is_file()):
+        name = path.relative_to(output).as_posix()
+        if name not in weights:
+            with path.open("rb") as file:
+                sums[name] = file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {
+        package: _version(package) for package in ("mergeline", "numpy", "numba")
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "not installed"

@@ -1,0 +1,23 @@
+"""Chat templates that come with mergeline, or from a file."""
+
+from pathlib import Path
+
+from training.errors import TrainingError
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+
+def read_template(name: str) -> str:
+    """The text of a template in training/templates, or of a .jinja file."""
+    path = Path(name) if name.endswith(".jinja") else TEMPLATES / f"{name}.jinja"
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(
+            f"template {name!r}: no file {path} (known: {known_templates()})"
+        ) from error
+
+
+def known_templates() -> str:
+    """The names of those in training/templates, for a message."""
+    return ", ".join(sorted(path.stem for path in TEMPLATES.glob("*.jinja")))

@@ -1,0 +1,1 @@
+"""Train an adapter: settings, the loop, checkpoints, one process or many."""

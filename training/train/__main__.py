@@ -1,0 +1,65 @@
+"""Train an adapter: `python -m training.train --config RECIPE [key=value …]`.
+
+LoRA, AdaLoRA or a prefix, as the recipe says. Checkpoints go to OUTPUT.run/ while it trains;
+OUTPUT appears when the adapter is complete.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from training.errors import TrainingError
+from training.pipes import run
+from training.train.config import load_config
+from training.train.distributed import node_first
+from training.train.job import train
+
+EPILOG = """\
+examples:
+  python -m training.train --config training/recipes/llama_lora.yaml \\
+      model=llama-7b-hf output=adapters/cblue data.train=train.json data.eval=dev.json
+  python -m training.train --config training/recipes/llama_lora.yaml optim.lr=1e-4 lora.r=16
+  python -m training.train --config my.yaml --resume     # goes on from the newest checkpoint
+  torchrun --nproc-per-node 2 -m training.train --config my.yaml               # two GPUs
+  torchrun --nproc-per-node 8 -m training.train --config my.yaml parallel=fsdp # base shared out
+  torchrun --nnodes 2 --node-rank 0 --master-addr HOST --nproc-per-node 8 -m training.train \
+      --config my.yaml --resume-if-started       # on two nodes that share the output's folder
+
+Every key of the recipe can be overridden; training/README.md explains them all.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and train; 0 when done, 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="recipe, a YAML file")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    again.add_argument(
+        "--resume-if-started",
+        action="store_true",
+        help="for jobs that are started again with the same command line: go on when this run was "
+        "begun before, begin it when not, and end at once when its adapter is there",
+    )
+    parser.add_argument("override", nargs="*", metavar="key=value", help="replaces a recipe's key")
+    args = parser.parse_intermixed_args(arguments)
+    try:
+        config = load_config(args.config, args.override)
+        train(config, resume=args.resume, if_started=args.resume_if_started)
+    except TrainingError as error:
+        if node_first():
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: --resume goes on from the newest checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,156 @@
+"""Put an adapter on a base model, tell how large it is, write it down."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.errors import TrainingError
+from training.train.config import AdaLoraSettings, LoraSettings, PrefixSettings, TrainConfig
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Numbers of parameters (not bytes)."""
+
+    trainable: int
+    backbone: int
+
+    def __str__(self) -> str:
+        share = 100 * self.trainable / self.backbone
+        return (
+            f"trainable parameters: {self.trainable:,} of a {self.backbone:,} backbone "
+            f"({share:.2f} %)"
+        )
+
+
+def add_adapter(model: Any, config: TrainConfig, updates: int) -> Any:
+    """Wrap `model` as a peft model whose adapter, in fp32, is all that trains.
+
+    Raises TrainingError when the targets name nothing in the model, or the settings do not fit
+    `updates`, the length of the run.
+    """
+    from peft import get_peft_model
+
+    if config.prefix and model.config.model_type == "chatglm_6b":
+        from training.train.chatglm_prefix import PrefixTunedModel
+
+        return PrefixTunedModel(model, config.prefix)
+    section = next(name for name in ("lora", "adalora", "prefix") if getattr(config, name))
+    try:
+        wrapped = get_peft_model(model, _peft_config(model, config, updates))
+    except ValueError as error:
+        raise TrainingError(
+            f"{section} does not fit this model and run of {updates} updates: {error} "
+            f"(linear layers here, for {section}.targets: {', '.join(_linear_names(model))})"
+        ) from error
+    for parameter in trainable(wrapped).values():
+        parameter.data = parameter.data.float()  # a step of AdamW is lost in 8 bits of mantissa
+    return wrapped
+
+
+def _peft_config(model: Any, config: TrainConfig, updates: int) -> Any:
+    settings = config.lora or config.adalora or config.prefix
+    if isinstance(settings, LoraSettings):
+        return _lora(settings)
+    if isinstance(settings, AdaLoraSettings):
+        return _adalora(settings, updates)
+    assert settings is not None  # config.py sees to it
+    if config.gradient_checkpointing:
+        raise TrainingError(
+            "gradient_checkpointing recomputes without peft's prefix: switch it off"
+            " (ChatGLM-6B's prefixes can be trained with it)"
+        )
+    return _prefix(settings, model.config.get_text_config())
+
+
+def _linear_names(model: Any) -> list[str]:
+    from torch.nn import Linear
+
+    modules = model.named_modules()
+    return sorted({name.rpartition(".")[2] for name, one in modules if isinstance(one, Linear)})
+
+
+def _lora(settings: LoraSettings) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.r, use_rslora=settings.rslora, use_dora=settings.dora, **_shared(settings)
+    )
+
+
+def _adalora(settings: AdaLoraSettings, updates: int) -> Any:
+    from peft import AdaLoraConfig
+
+    return AdaLoraConfig(
+        init_r=settings.init_r,
+        target_r=settings.target_r,
+        tinit=settings.tinit,
+        tfinal=settings.tfinal,
+        deltaT=settings.delta_t,
+        total_step=updates,
+        orth_reg_weight=settings.orth_reg_weight,
+        **_shared(settings),
+    )
+
+
+def _shared(settings: LoraSettings | AdaLoraSettings) -> dict[str, Any]:
+    return {
+        "task_type": "CAUSAL_LM",
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": settings.targets,
+        "modules_to_save": settings.modules_to_save or None,
+    }
+
+
+def _prefix(settings: PrefixSettings, base: Any) -> Any:
+    from peft import PrefixTuningConfig
+
+    # Spelt out: peft takes the head size for hidden_size / heads, which is not so for every model.
+    heads = getattr(base, "num_key_value_heads", None) or base.num_attention_heads
+    head_size = getattr(base, "head_dim", None) or base.hidden_size // base.num_attention_heads
+    return PrefixTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=settings.tokens,
+        num_layers=base.num_hidden_layers,
+        num_attention_heads=heads,
+        token_dim=heads * head_size,
+        num_transformer_submodules=1,
+        prefix_projection=settings.projection,
+        encoder_hidden_size=settings.projection_size or base.hidden_size,
+    )
+
+
+def trainable(model: Any) -> "dict[str, torch.nn.Parameter]":
+    """The parameters that train, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def count_parameters(model: Any) -> ParameterCount:
+    """Trainable parameters, and those of the model that the adapter was put on."""
+    mine = sum(p.numel() for p in trainable(model).values())
+    total = sum(p.numel() for p in model.parameters())
+    return ParameterCount(mine, total - mine)
+
+
+def write_adapter(model: Any, weights: "dict[str, torch.Tensor]", folder: Path) -> None:
+    """Write config and weights as peft loads them; `weights` are the whole trainable tensors."""
+    model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
+
+
+def orthogonality(model: Any) -> "torch.Tensor":
+    """AdaLoRA's regularisation: the mean of ‖P Pᵀ - I‖ over A and of ‖Pᵀ P - I‖ over B.
+
+    Source: equation 5 of arXiv:2303.10512, as peft's AdaLoraModel.forward weighs it.
+    """
+    import torch
+
+    parts = {n: p for n, p in trainable(model).items() if ".lora_A." in n or ".lora_B." in n}
+    total = torch.zeros((), device=next(iter(parts.values())).device)
+    for name, p in parts.items():
+        gram = p @ p.T if ".lora_A." in name else p.T @ p
+        total = total + torch.linalg.norm(gram - torch.eye(len(gram), device=p.device))
+    return total / len(parts)

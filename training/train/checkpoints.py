@@ -1,0 +1,157 @@
+"""Checkpoints of a run: complete or not there, enough of them kept, everything resuming needs."""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.files import write_aside
+from training.train.adapters import trainable, write_adapter
+from training.train.distributed import Processes, assign, whole
+
+if TYPE_CHECKING:
+    import torch
+
+STATE = "state.pt"
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    update: int = 0
+    best_update: int | None = None
+    """Where the lowest evaluation loss was."""
+    best_loss: float = float("inf")
+    stale: int = 0
+    """Evaluations since then."""
+
+    def take(self, loss: float) -> bool:
+        """Note an evaluation's loss; whether it is the lowest so far."""
+        if loss < self.best_loss:
+            self.best_update, self.best_loss, self.stale = self.update, loss, 0
+            return True
+        self.stale += 1
+        return False
+
+
+def save(
+    folder: Path, model: Any, optimizer: Any, scaler: Any, progress: Progress, processes: Processes
+) -> None:
+    """Write `folder`/checkpoint-UPDATE: an adapter that peft loads, and state.pt for resuming.
+
+    Every process must call this; the first one writes.
+    """
+    import torch
+
+    parameters = trainable(model)
+    weights = {name: whole(p) for name, p in parameters.items()}
+    moments = {
+        name: {key: whole(value) for key, value in optimizer.state[p].items()}
+        for name, p in parameters.items()
+    }
+    if processes.first:
+        with write_aside(folder / f"checkpoint-{progress.update}") as aside:
+            write_adapter(model, weights, aside)
+            state = {
+                "progress": asdict(progress),
+                "weights": weights,
+                "optimizer": moments,
+                "scaler": scaler.state_dict(),
+                "ranks": _ranks(model),
+            }
+            torch.save(state, aside / STATE)
+    processes.wait()
+
+
+def newest(folder: Path) -> Path | None:
+    """The complete checkpoint that is furthest."""
+    return max(folder.glob("checkpoint-*"), key=_number, default=None)
+
+
+def load(checkpoint: Path, model: Any, optimizer: Any, scaler: Any) -> Progress:
+    """Put weights, optimiser and the ranks' history back as `save` found them."""
+    state = _read(checkpoint)
+    parameters = trainable(model)
+    _assign_weights(parameters, state["weights"])
+    for name, p in parameters.items():
+        optimizer.state[p] = {
+            key: _like(p, value) if value.shape == p.shape else value
+            for key, value in state["optimizer"][name].items()
+        }
+    scaler.load_state_dict(state["scaler"])
+    _restore_ranks(model, state["ranks"])
+    return Progress(**state["progress"])
+
+
+def load_weights(checkpoint: Path, model: Any) -> None:
+    """Put the weights of `checkpoint` alone into `model`."""
+    state = _read(checkpoint)
+    _assign_weights(trainable(model), state["weights"])
+    _restore_ranks(model, state["ranks"])
+
+
+def prune(folder: Path, keep: int, best: int | None) -> None:
+    """Remove all but the newest `keep` checkpoints and the best one."""
+    old = sorted(folder.glob("checkpoint-*"), key=_number)[:-keep]
+    _remove(path for path in old if _number(path) != best)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a kill in the middle of writing left behind."""
+    _remove(folder.glob(".checkpoint-*"))
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for path in folders:
+        # renamed first: a checkpoint removed half-way must not pass for a complete one
+        gone = path.with_name(f".{path.name.lstrip('.')}")
+        path.rename(gone)
+        shutil.rmtree(gone)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    import torch
+
+    state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    return state
+
+
+def _assign_weights(
+    parameters: "dict[str, torch.nn.Parameter]", weights: "dict[str, torch.Tensor]"
+) -> None:
+    for name, p in parameters.items():
+        assign(p, weights[name])
+
+
+def _like(parameter: "torch.Tensor", value: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
+    made = torch.empty_like(parameter, requires_grad=False)
+    assign(made, value)
+    return made
+
+
+def _ranks(model: Any) -> dict[str, Any] | None:
+    """AdaLoRA's averages of importance and the ranks it has left, None for other adapters."""
+    allocator = getattr(model.base_model, "rankallocator", None)
+    if allocator is None:
+        return None
+    names = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+    pattern = model.peft_config["default"].rank_pattern
+    return {"pattern": pattern, **{name: getattr(allocator, name) for name in names}}
+
+
+def _restore_ranks(model: Any, ranks: dict[str, Any] | None) -> None:
+    if ranks is None:
+        return
+    model.peft_config["default"].rank_pattern = ranks.pop("pattern")
+    device = next(model.parameters()).device
+    for name, values in ranks.items():
+        moved = {key: value.to(device) for key, value in values.items()}
+        setattr(model.base_model.rankallocator, name, moved)

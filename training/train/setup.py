@@ -1,0 +1,170 @@
+"""All that a run works with: base and adapter, optimiser, data order, loss."""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from training.dataset.batches import SampleOrder, updates_of
+from training.dataset.collate import Batch, Features, collator
+from training.errors import TrainingError
+from training.progress import hush_transformers
+from training.train import checkpoints
+from training.train.adapters import add_adapter, count_parameters, trainable
+from training.train.checkpoints import Progress
+from training.train.config import OptimSettings, TrainConfig
+from training.train.distributed import Processes
+from training.train.logbook import Logbook
+from training.train.loss import AnswerLoss, keeps_logits
+
+
+@dataclass(frozen=True)
+class Run:
+    """`model` is the peft model; `loss` computes through its wrapping for many processes."""
+
+    config: TrainConfig
+    folder: Path
+    model: Any
+    loss: AnswerLoss
+    optimizer: Any
+    scheduler: Any
+    scaler: Any
+    order: SampleOrder
+    train: Sequence[Features]
+    evaluation: Sequence[Features]
+    collate: Callable[[Sequence[Features]], Batch]
+    processes: Processes
+    logbook: Logbook
+
+
+def build_run(
+    config: TrainConfig,
+    datasets: Mapping[str, Sequence[Features]],
+    pad_token_id: int,
+    processes: Processes,
+    folder: Path,
+) -> tuple[Run, Progress]:
+    """The run that `config` describes, continued from the newest checkpoint in `folder` if any.
+
+    Raises TrainingError when adapter, data and processes do not fit together.
+    """
+    import torch
+
+    order = _order(config, datasets["train"], processes)
+    torch.manual_seed(config.seed)  # the adapter's first weights
+    model, wrapped = _model(config, order.updates, processes)
+    optimizer = _optimizer(model, config.optim)
+    scaler = torch.amp.GradScaler(processes.device.type, enabled=config.precision == "fp16")
+    checkpoint = checkpoints.newest(folder)
+    progress = checkpoints.load(checkpoint, model, optimizer, scaler) if checkpoint else Progress()
+    dtype = None if config.precision == "fp32" else _dtype(config)
+    run = Run(
+        config=config,
+        folder=folder,
+        model=model,
+        loss=AnswerLoss(wrapped, keeps_logits(model.get_base_model()), _autocast(processes, dtype)),
+        optimizer=optimizer,
+        scheduler=_schedule(config, optimizer, order.updates, progress.update),
+        scaler=scaler,
+        order=order,
+        train=datasets["train"],
+        evaluation=datasets.get("eval", []),
+        collate=collator(config.data.batching, pad_token_id),
+        processes=processes,
+        logbook=Logbook(folder, progress.update, order.updates, active=processes.first),
+    )
+    return run, progress
+
+
+def _order(config: TrainConfig, rows: Sequence[Features], processes: Processes) -> SampleOrder:
+    optim = config.optim
+    if optim.batch_size % processes.world:
+        raise TrainingError(
+            f"optim.batch_size={optim.batch_size} samples an update cannot be shared equally by "
+            f"{processes.world} processes: choose a multiple"
+        )
+    return SampleOrder(
+        lengths=tuple(len(row["input_ids"]) for row in rows),
+        batch_size=optim.batch_size,
+        updates=optim.steps or updates_of(len(rows), optim.batch_size, optim.epochs or 1),
+        seed=config.seed,
+        grouped=config.data.batching == "grouped",
+    )
+
+
+def _model(config: TrainConfig, updates: int, processes: Processes) -> tuple[Any, Any]:
+    """The peft model, and what to call for its forward pass."""
+    if config.parallel == "fsdp" and processes.world == 1:
+        raise TrainingError("parallel=fsdp needs several processes: start them with torchrun")
+    turns = processes.world if config.parallel == "fsdp" else 1
+    for turn in range(turns):
+        # sharded: the base may not fit several times, so it is read by one after the other
+        if turns == 1 or turn == processes.rank:
+            model = add_adapter(_load_base(config, processes), config, updates)
+            if processes.first:
+                print(count_parameters(model))
+            wrapped = processes.wrap(model, config.parallel)
+        if turns > 1:
+            processes.wait()
+    model.train()
+    return model, wrapped
+
+
+def _load_base(config: TrainConfig, processes: Processes) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    import training.chatglm  # so that ChatGLM-6B is known
+
+    hush_transformers(shown=processes.first)
+    if config.precision == "fp16" and processes.device.type == "cpu":
+        raise TrainingError("precision=fp16 needs a GPU; use fp32 or bf16 on this machine")
+    base = AutoModelForCausalLM.from_pretrained(
+        str(config.model), dtype=_dtype(config), trust_remote_code=False
+    )
+    if base.config.model_type == training.chatglm.MODEL_TYPE and config.data.batching == "packed":
+        raise TrainingError("ChatGLM-6B's contexts cannot be packed: use data.batching=grouped")
+    base.config.use_cache = False  # a cache is dead weight in training
+    if config.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    return base
+
+
+def _dtype(config: TrainConfig) -> Any:
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+
+
+def _autocast(
+    processes: Processes, dtype: Any
+) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    import torch
+
+    if dtype is None:
+        return contextlib.nullcontext
+    return partial(torch.autocast, processes.device.type, dtype)
+
+
+def _optimizer(model: Any, optim: OptimSettings) -> Any:
+    """AdamW in one kernel, which saves a tenth of a small model's update."""
+    import torch
+
+    parameters = trainable(model).values()
+    return torch.optim.AdamW(parameters, optim.lr, weight_decay=optim.weight_decay, fused=True)
+
+
+def _schedule(config: TrainConfig, optimizer: Any, updates: int, done: int) -> Any:
+    """The learning rate over `updates`, set to the value that follows `done` of them."""
+    import torch
+    from transformers import get_scheduler
+
+    optim = config.optim
+    shape = get_scheduler(
+        optim.schedule,
+        torch.optim.AdamW([torch.zeros(1)], lr=optim.lr),
+        num_warmup_steps=round(optim.warmup_ratio * updates),
+        num_training_steps=updates,
+    ).lr_lambdas[0]
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: shape(done + update))

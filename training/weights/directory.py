@@ -1,0 +1,59 @@
+"""The weights of a model or adapter directory, whichever way they were saved."""
+
+from pathlib import Path
+
+from training.errors import TrainingError
+from training.files import read_json
+from training.weights.safetensors_stream import INDEX, SINGLE, StoredTensor, read_header
+from training.weights.torch_files import COMPUTED, read_torch_file
+
+TORCH_SINGLE = "pytorch_model.bin"
+TORCH_INDEX = "pytorch_model.bin.index.json"
+
+
+def read_model(directory: Path) -> dict[str, StoredTensor]:
+    """Return every tensor of a model directory by name, in the order of files and bytes.
+
+    Safetensors go before pytorch_model*.bin when both are there, as in transformers.
+
+    Raises:
+        TrainingError: no weights there, a file is missing or damaged, or the index is wrong.
+    """
+    for index, single in ((INDEX, SINGLE), (TORCH_INDEX, TORCH_SINGLE)):
+        if (directory / index).exists():
+            tensors = _read_sharded(directory / index)
+        elif (directory / single).exists():
+            tensors = read_file(directory / single)
+        else:
+            continue
+        if not tensors:
+            raise TrainingError(f"{directory} holds weights without a single tensor")
+        return tensors
+    names = f"{SINGLE}, {INDEX}, {TORCH_SINGLE} nor {TORCH_INDEX}"
+    raise TrainingError(f"{directory} holds neither {names}: is it a model directory?")
+
+
+def read_file(path: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of one .safetensors or .bin file by name, in the order of their bytes.
+
+    Raises:
+        TrainingError: the file is missing, damaged, or holds what is not a tensor.
+    """
+    return read_header(path) if path.suffix == ".safetensors" else read_torch_file(path)
+
+
+def _read_sharded(index: Path) -> dict[str, StoredTensor]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise TrainingError(f"{index} has no weight_map: download it again")
+    tensors: dict[str, StoredTensor] = {}
+    for file in sorted(set(weight_map.values())):
+        header = read_file(index.parent / file)
+        tensors |= {name: t for name, t in header.items() if weight_map.get(name) == file}
+    missing = sorted(n for n in weight_map.keys() - tensors.keys() if not n.endswith(COMPUTED))
+    if missing:
+        raise TrainingError(
+            f"{index} names {missing[0]}, which {weight_map[missing[0]]} lacks"
+            " (the shards belong to another index: download them again)"
+        )
+    return tensors
