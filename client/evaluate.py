@@ -25,13 +25,13 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
 
 from client import predict_testset
 from client.errors import ClientError, InputError
-from client.gold import read_gold, read_predictions
 from client.pipes import run
 from client.post_generate_process import CONVERTERS
+from client.prediction.selection import Selection
+from client.promptcblue.gold import read_gold, read_predictions
 from client.report import report
 from client.rows import read_rows, refuse_overwriting, write_rows
 from client.score import print_scores, write_scores
-from client.selection import Selection
 
 LOG_SHOWN = 2000  # characters of a server's log
 STOPS_WITHIN_S = 60.0

@@ -15,12 +15,12 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from client.errors import ClientError, InputError
-from client.journal import read_header
 from client.pipes import run
 from client.predict_testset import seconds
-from client.prediction import journal_of
+from client.prediction.job import journal_of
+from client.prediction.journal import read_header
+from client.prediction.selection import Selection
 from client.rows import Row, read_rows, refuse_overwriting, write_rows
-from client.selection import Selection
 
 _LOOK_EVERY_S = 1.0
 

@@ -15,13 +15,13 @@ from pathlib import Path
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from client.adapters import AdapterBy
 from client.errors import ClientError
-from client.parameters import read_parameters
 from client.pipes import run
-from client.prediction import DEMO_INPUT, Job, predict
-from client.selection import Selection
-from client.window import Pace
+from client.prediction.adapters import AdapterBy
+from client.prediction.job import DEMO_INPUT, Job, predict
+from client.prediction.parameters import read_parameters
+from client.prediction.selection import Selection
+from client.prediction.window import Pace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

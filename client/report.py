@@ -14,20 +14,20 @@ from pathlib import Path
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from client.analysis import analysed
 from client.errors import ClientError
-from client.gold import Gold, read_gold, read_predictions, read_targets
-from client.journal import Entry, read_answers, read_header
-from client.markup import Node, document, element
 from client.pipes import run
 from client.post_generate_process import CONVERTERS
-from client.prediction import journal_of
-from client.report_scores import Scores, scores_section
-from client.report_tasks import answers_section, task_section
+from client.prediction.job import journal_of
+from client.prediction.journal import Entry, read_answers, read_header
+from client.promptcblue.analysis import analysed
+from client.promptcblue.gold import Gold, read_gold, read_predictions, read_targets
+from client.promptcblue.scores import score
+from client.report_page.markup import Node, document, element
+from client.report_page.scores import Scores, scores_section
+from client.report_page.tasks import answers_section, task_section
 from client.rows import Row, refuse_overwriting, written_aside
-from client.score import score
 
-STYLE = Path(__file__).with_name("report.css")
+STYLE = Path(__file__).with_name("report_page") / "report.css"
 
 
 def report(

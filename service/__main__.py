@@ -14,7 +14,7 @@ from service.http.access_log import configure_logging
 from service.pipes import run
 from service.settings import Settings
 
-search_seldom()  # until the last is imported: engine.py
+search_seldom()  # until the last is imported: vllm_engine.py
 
 
 def main() -> int:

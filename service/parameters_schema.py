@@ -1,6 +1,6 @@
 """Rules of request bodies that hold between fields, in JSON Schema's words for the document.
 
-The checks themselves are the validators of schemas.py.
+The checks themselves are the validators of parameters.py and api/requests.py.
 """
 
 from typing import Any

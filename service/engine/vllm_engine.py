@@ -1,8 +1,8 @@
 """vLLM's asynchronous engine behind the Engine protocol.
 
-vLLM is imported here, in engine_args.py, conversion.py, llm.py, openai.py, ahead.py, forked.py and
-models/ (loaded as a plugin), and nowhere else; this file imports it when the engine starts, since
-that takes seconds.
+vLLM is imported here, in engine_args.py, conversion.py, async_llm.py, openai_app.py, ahead.py,
+forked.py and models/ (loaded as a plugin), and nowhere else; this file imports it when the engine
+starts, since that takes seconds.
 """
 
 import asyncio

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from client.prediction import Job, predict
+from client.prediction.job import Job, predict
 from tests.bench.serving_processes import Server, Worker
 
 TOKENS = 32

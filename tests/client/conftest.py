@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from client.prediction import Job
-from client.window import Pace
+from client.prediction.job import Job
+from client.prediction.window import Pace
 from tests.client.stub import Stub, running
 
 FAST = Pace(batch_size=8, connections=3, model_wait=20)

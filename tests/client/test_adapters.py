@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from client.adapters import AdapterBy
 from client.errors import InputError, JournalError
-from client.prediction import Job, predict
+from client.prediction.adapters import AdapterBy
+from client.prediction.job import Job, predict
 from tests.client.conftest import read_output, rows
 from tests.client.stub import Stub, answer_to
 

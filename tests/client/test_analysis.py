@@ -2,8 +2,16 @@
 
 from typing import Any
 
-from client.analysis import OTHER, Sample, analysed, by_kind, confusion, item_errors, worst
-from client.gold import Gold
+from client.promptcblue.analysis import (
+    OTHER,
+    Sample,
+    analysed,
+    by_kind,
+    confusion,
+    item_errors,
+    worst,
+)
+from client.promptcblue.gold import Gold
 
 
 def extraction(*pairs: tuple[str, str]) -> list[Any]:

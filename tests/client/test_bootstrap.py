@@ -4,8 +4,8 @@ from math import sqrt
 
 import pytest
 
-from client.bootstrap import LEVEL, RESAMPLES, interval, resampled
-from client.metrics import METRICS
+from client.promptcblue.bootstrap import LEVEL, RESAMPLES, interval, resampled
+from client.promptcblue.metrics import METRICS
 
 
 def test_of_a_share_it_is_what_theory_says() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from client.errors import InputError
-from client.prediction import Job, predict
+from client.prediction.job import Job, predict
 from tests.client.conftest import read_output
 from tests.client.stub import answer_to
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from client.errors import JournalError
-from client.journal import open_journal
+from client.prediction.journal import open_journal
 
 FACTS = {"input": "abc", "parameters": {"stop": "\u2028。"}, "model": "demo"}
 

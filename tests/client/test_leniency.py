@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from client.leniency import lenient
 from client.post_generate_process import CONVERTERS, read_rows, structured
+from client.promptcblue.leniency import lenient
 from tests.paths import SCORING
 
 MARKED = [{"entity": "甲", "attr": "是"}]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from client.metrics import METRICS, Scores
 from client.post_generate_process import CONVERTERS, read_rows, results
-from client.rouge import longest_common, rouge, tokens
+from client.promptcblue.metrics import METRICS, Scores
+from client.promptcblue.rouge import longest_common, rouge, tokens
 from tests.paths import SCORING
 
 VARIANTS = sorted(path.name.split(".")[0] for path in SCORING.glob("*.expected.json"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from client.errors import InputError
-from client.parameters import read_parameters
+from client.prediction.parameters import read_parameters
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from client.prediction import Job, predict
-from client.window import Pace
+from client.prediction.job import Job, predict
+from client.prediction.window import Pace
 from tests.client.conftest import FAST
 from tests.client.stub import Json, Refusal, Stub, failure
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from client.errors import ClientError, InputError, JournalError, RefusedError
-from client.prediction import Job, predict
-from client.window import Pace
+from client.prediction.job import Job, predict
+from client.prediction.window import Pace
 from tests.client.conftest import FAST, read_output, rows
 from tests.client.stub import Break, Fault, Json, Refusal, Stub, answer_to, event, failure, running
 
@@ -96,7 +96,7 @@ def test_the_servers_retry_after_is_honoured(
     async def nap(seconds: float) -> None:
         naps.append(seconds)
 
-    monkeypatch.setattr("client.dispatch.asyncio.sleep", nap)
+    monkeypatch.setattr("client.prediction.dispatch.asyncio.sleep", nap)
     stub.faults.append(Refusal(429, {"error": "busy"}, {"Retry-After": "7"}))
     assert predict(job()) == {}
     assert [int(seconds) for seconds in naps] == [7]
@@ -105,7 +105,7 @@ def test_the_servers_retry_after_is_honoured(
 def test_a_busy_server_is_not_held_against_the_rows(
     job: MakeJob, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.dispatch._LONGEST_BACK_OFF_S", 0.01)
+    monkeypatch.setattr("client.prediction.dispatch._LONGEST_BACK_OFF_S", 0.01)
     stub.faults += [Refusal(429, {"error": "busy"})] * 60
     assert predict(job()) == {}
 
@@ -139,7 +139,7 @@ def test_a_refused_item_is_listed_and_nothing_is_written(job: MakeJob, stub: Stu
 def test_an_item_that_always_fails_is_given_up(
     job: MakeJob, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.dispatch._LONGEST_BACK_OFF_S", 0.01)
+    monkeypatch.setattr("client.prediction.dispatch._LONGEST_BACK_OFF_S", 0.01)
     stub.twist = lambda events: [failure(e["index"], "internal_error", "oops") for e in events]
     missing = predict(job())
     assert len(missing) == 40

@@ -4,14 +4,14 @@ import re
 
 import pytest
 
-from client.progress import Progress
+from client.prediction.progress import Progress
 
 
 def test_plain_lines_tell_speed_retries_and_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("client.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("client.prediction.progress.time.monotonic", lambda: clock[0])
     with Progress(total=100, done=20) as progress:
         progress.start()
         clock[0] += 4

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.errors import RefusedError
-from client.prediction import Job, predict
-from client.window import Pace
+from client.prediction.job import Job, predict
+from client.prediction.window import Pace
 from tests.client.app import AppTransport, EchoEngine, at_a_socket, echo_app, expected
 from tests.client.conftest import read_output
 from tests.client.faults import Answered, Cut, Fault, FaultyTransport, Garbage, Lost, Mangled
@@ -76,7 +76,7 @@ PACES = st.builds(
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.dispatch._LONGEST_BACK_OFF_S", 0.002)
+    monkeypatch.setattr("client.prediction.dispatch._LONGEST_BACK_OFF_S", 0.002)
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from client.journal import open_journal
+from client.prediction.journal import open_journal
+from client.promptcblue.scores import score
 from client.report import main
-from client.score import score
 from tests.paths import SCORING
 
 GOLD = SCORING / "v00_perfect.predictions.jsonl"

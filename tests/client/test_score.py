@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from client.post_generate_process import CONVERTERS
-from client.score import main, score
+from client.promptcblue.scores import score
+from client.score import main
 from tests.paths import SCORING
 
 GOLD = SCORING / "dev_structured.json"

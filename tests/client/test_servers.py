@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from client.errors import JournalError
-from client.prediction import Job, predict
+from client.prediction.job import Job, predict
 from tests.client.conftest import FAST, read_output, rows
 from tests.client.stub import Stub, answer_to, running
 

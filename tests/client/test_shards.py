@@ -10,8 +10,8 @@ import pytest
 from client.errors import InputError
 from client.merge_shards import main as merge
 from client.predict_testset import main as predict_testset
-from client.prediction import Job, predict
-from client.selection import Selection
+from client.prediction.job import Job, predict
+from client.prediction.selection import Selection
 from tests.client.conftest import read_output, rows, write_input
 from tests.client.stub import Stub
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from client.prediction import Job, predict
-from client.window import Pace, Ticket, Window
+from client.prediction.job import Job, predict
+from client.prediction.window import Pace, Ticket, Window
 from tests.client.conftest import read_output, rows
 from tests.client.stub import Stub, answer_to
 
@@ -91,7 +91,7 @@ def test_slow_answers_shrink_it_in_proportion_but_never_to_fewer_rows_than_conne
 def test_a_server_that_refuses_a_flood_is_kept_busy_and_seldom_flooded(
     job: MakeJob, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.dispatch._LONGEST_BACK_OFF_S", 0.01)
+    monkeypatch.setattr("client.prediction.dispatch._LONGEST_BACK_OFF_S", 0.01)
     stub.most_under_way, stub.delay = 12, 0.004
     flooding = job(pace=replace(PACE, batch_size=10, model_wait=20))
     assert not predict(flooding)

@@ -17,7 +17,7 @@ from service.engine.models.grouped_lora import GroupedLoRA
 
 pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="LoRA of CPUs")
 SLOTS, RANK, WIDTH, OUT = 4, 8, 24, (40, 16)
-ADAPTERS = [12, 11, None, None]  # by slot; the last one is kept free, as engine.py does
+ADAPTERS = [12, 11, None, None]  # by slot; the last one is kept free, as vllm_engine.py does
 
 
 def both(rows: list[int], requests: list[int]) -> tuple[GroupedLoRA, PunicaWrapperCPU]:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from client.bootstrap import LEVEL, RESAMPLES
-from client.charts import Mark, intervals
-from client.markup import Node, element, table
-from client.score import label_of_mean
+from client.promptcblue.bootstrap import LEVEL, RESAMPLES
+from client.promptcblue.scores import label_of_mean
+from client.report_page.charts import Mark, intervals
+from client.report_page.markup import Node, element, table
 
 Scores = list[dict[str, Any]]  # as score.score gives them
 

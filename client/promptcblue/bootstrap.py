@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from client.metrics import METRICS
+from client.promptcblue.metrics import METRICS
 
 RESAMPLES = 1000
 LEVEL = 0.95

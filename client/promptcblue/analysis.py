@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from client.gold import Gold
-from client.metrics import EXTRACTION, METRICS, REPORT
 from client.post_generate_process import Answer, structured
+from client.promptcblue.gold import Gold
+from client.promptcblue.metrics import EXTRACTION, METRICS, REPORT
 from client.rows import Row
 
 RIGHT = 1 - 1e-6  # Rouge's epsilon keeps equal texts a little below 1

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from client.analysis import (
+from client.prediction.journal import Entry
+from client.promptcblue.analysis import (
     RIGHT,
     Confusion,
     ItemError,
@@ -14,10 +15,9 @@ from client.analysis import (
     item_errors,
     worst,
 )
-from client.charts import heat, histograms
-from client.journal import Entry
-from client.markup import Node, element, folded, table
-from client.metrics import EXTRACTION, METRICS
+from client.promptcblue.metrics import EXTRACTION, METRICS
+from client.report_page.charts import heat, histograms
+from client.report_page.markup import Node, element, folded, table
 
 WORST_ROWS = 5
 MOST_ITEMS = 100

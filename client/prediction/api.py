@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 import httpx
 
 from client.errors import InputError, RefusedError, ServerGoneError, TransientError
-from client.events import EventReader, Item, describe
+from client.prediction.events import EventReader, Item, describe
 
 _POLL_S = 1.0
 _NOTE_EVERY_S = 10.0

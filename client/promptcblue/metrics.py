@@ -11,7 +11,7 @@ from itertools import chain
 from math import fsum
 from typing import Any, NamedTuple
 
-from client.rouge import Rouge, rouge
+from client.promptcblue.rouge import Rouge, rouge
 
 Scores = dict[str, float]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from client.errors import InputError
-from client.leniency import RELATIONS
-from client.metrics import EXTRACTION, METRICS, REPORT
 from client.post_generate_process import Answer, RowError, read_rows, results
+from client.promptcblue.leniency import RELATIONS
+from client.promptcblue.metrics import EXTRACTION, METRICS, REPORT
 from client.rows import Row
 
 Gold = dict[str, dict[str, Answer]]  # by task, by sample_id, in the file's order

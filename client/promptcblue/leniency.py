@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from client.metrics import METRICS
 from client.post_generate_process import (
     EVENT_LISTS,
     EVENT_TEXTS,
@@ -17,6 +16,7 @@ from client.post_generate_process import (
     Answer,
     structured,
 )
+from client.promptcblue.metrics import METRICS
 
 Row = dict[str, Any]
 OTHER = "非上述类型"  # a gold label of several tasks, though not among their choices

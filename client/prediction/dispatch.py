@@ -8,11 +8,11 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from client.api import Api, Served
 from client.errors import JournalError, ServerGoneError, TransientError
-from client.events import Item
-from client.progress import Progress
-from client.window import Pace, Ticket, Window
+from client.prediction.api import Api, Served
+from client.prediction.events import Item
+from client.prediction.progress import Progress
+from client.prediction.window import Pace, Ticket, Window
 
 # How often one row may be part of a failed try before it is given up.
 _TRIES = 8

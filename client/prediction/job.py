@@ -10,12 +10,14 @@ from typing import Any
 
 import httpx
 
-from client.adapters import AdapterBy
-from client.api import Api, first_ready
-from client.dispatch import Dispatch, Questions
 from client.errors import InputError, RefusedError, ServerGoneError, TransientError
-from client.journal import Entry, Journal, open_journal
-from client.progress import Progress
+from client.prediction.adapters import AdapterBy
+from client.prediction.api import Api, first_ready
+from client.prediction.dispatch import Dispatch, Questions
+from client.prediction.journal import Entry, Journal, open_journal
+from client.prediction.progress import Progress
+from client.prediction.selection import Selection
+from client.prediction.window import Pace
 from client.rows import (
     Row,
     RowFile,
@@ -25,8 +27,6 @@ from client.rows import (
     write_csv,
     write_rows,
 )
-from client.selection import Selection
-from client.window import Pace
 
 DEMO_INPUT = Path("build/demo/data/test.json")
 

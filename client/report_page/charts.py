@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
-from client.markup import element
+from client.report_page.markup import element
 
 BINS = 24
 BEYOND = 0.99  # of the values lie within the bins; the last bin holds the rest, too

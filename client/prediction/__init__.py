@@ -1,0 +1,1 @@
+"""A test set through a served model: rows out, answers in, nothing lost."""
