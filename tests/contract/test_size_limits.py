@@ -1,6 +1,7 @@
-"""No file over 300 lines, no function over 40: what is longer wants to be two things."""
+"""No file over 300 lines, no function over 40, no folder over 16 files: more wants to be two."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -15,6 +16,11 @@ def test_no_file_is_over_300_lines() -> None:
     assert FILES
     sizes = {path.relative_to(ROOT): len(path.read_text("utf-8").splitlines()) for path in FILES}
     assert not {path: lines for path, lines in sizes.items() if lines > 300}
+
+
+def test_no_folder_holds_over_16_files() -> None:
+    counts = Counter(path.parent.relative_to(ROOT) for path in FILES)
+    assert not {folder: count for folder, count in counts.items() if count > 16}
 
 
 def test_no_function_is_over_40_lines() -> None:

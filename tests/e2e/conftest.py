@@ -6,7 +6,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser
 
-from tests.e2e.browser import chromium
+from tests.e2e.page.browser import chromium
 from tests.models import tiny_adapter
 from tests.server import ServerProcess, serving
 

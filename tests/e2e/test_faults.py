@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import QUEUED, SEQUENCES
-from tests.e2e.connection import connected
+from tests.e2e.http.connection import connected
 from tests.e2e.waiting import reaches, until, wait_given_up, wait_idle
 from tests.server import ServerProcess, serving
 

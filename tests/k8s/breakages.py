@@ -2,10 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.k8s import checks_quantities as quantities
-from tests.k8s import checks_references as references
-from tests.k8s import checks_selectors as selectors
-from tests.k8s import checks_workloads as workloads
+from tests.k8s.checks import quantities, references, selectors, workloads
 
 Check = Callable[..., list[str]]
 # the check, the object, the path in it, the value there, words of the problem

@@ -1,11 +1,5 @@
 """Mistakes in jobs, names, network, rights and serving, and the words that tell them."""
 
-from tests.k8s import checks_jobs as jobs
-from tests.k8s import checks_names as names
-from tests.k8s import checks_network as network
-from tests.k8s import checks_security as security
-from tests.k8s import checks_serving as serving
-from tests.k8s import checks_settings as settings
 from tests.k8s.breakages import (
     BALANCER,
     COMPONENT,
@@ -18,6 +12,7 @@ from tests.k8s.breakages import (
     WORKER,
     Breakage,
 )
+from tests.k8s.checks import jobs, names, network, security, serving, settings
 
 VERIFY = f"{POD} initContainers verify"
 VARIABLE = "SERVICE_API_KEY_FILE"

@@ -9,11 +9,11 @@ import pytest
 
 from tests.k8s import breakages, breakages_serving
 from tests.k8s.breakages import GONE, Check
-from tests.k8s.checks import ALONE, BESIDE, EXTERNAL
-from tests.k8s.checks_quantities import parse, quantities_are_well_formed
-from tests.k8s.checks_references import mounts_name_volumes, references_exist
-from tests.k8s.checks_selectors import matches, monitors_select_services
-from tests.k8s.checks_serving import serving_pods_may_drain
+from tests.k8s.checks.every import ALONE, BESIDE, EXTERNAL
+from tests.k8s.checks.quantities import parse, quantities_are_well_formed
+from tests.k8s.checks.references import mounts_name_volumes, references_exist
+from tests.k8s.checks.selectors import matches, monitors_select_services
+from tests.k8s.checks.serving import serving_pods_may_drain
 from tests.k8s.objects import Object, pods, title
 from tests.k8s.rendering import K8S, render
 

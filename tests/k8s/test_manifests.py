@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.k8s.checks import problems
+from tests.k8s.checks.every import problems
 from tests.k8s.objects import Object
 from tests.k8s.rendering import K8S, overlays, render
 
