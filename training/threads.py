@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+import torch
+
 from training.cgroups import ROOT, cpu_quota, read
 
 LOOK_EVERY_S = 1.0
@@ -27,8 +29,6 @@ class Threads:
     """
 
     def __init__(self) -> None:
-        import torch
-
         self._fixed = "OMP_NUM_THREADS" in os.environ
         self._most = torch.get_num_threads()
         if not self._fixed:
@@ -42,16 +42,12 @@ class Threads:
 
     def __exit__(self, *_: object) -> None:
         """Leave torch the number it began with: what follows in this process counts from it."""
-        import torch
-
         torch.set_num_threads(self._most)
 
     def look(self) -> None:
         """Once a second: take as many cores as this process had and nobody else wanted."""
         if self._fixed or self._most == 1 or time.monotonic() - self._seen[0] < LOOK_EVERY_S:
             return
-        import torch
-
         before, self._seen = self._seen, _clocks()
         seconds, ours, idle = (now - then for now, then in zip(self._seen, before, strict=True))
         torch.set_num_threads(threads_for((ours + idle) / seconds, self._most))

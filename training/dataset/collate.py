@@ -1,16 +1,14 @@
 """Samples to the tensors of one forward pass."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+
+import torch
 
 from training.dataset.rendering import Sample
 
-if TYPE_CHECKING:
-    import torch
-
 IGNORED = -100  # torch's cross_entropy leaves this label out
 Features = dict[str, list[int]]
-Batch = dict[str, "torch.Tensor"]
+Batch = dict[str, torch.Tensor]
 
 
 def features(sample: Sample) -> Features:
@@ -30,8 +28,6 @@ def collator(batching: str, pad_token_id: int) -> Callable[[Sequence[Features]],
 
 def pad(rows: Sequence[Features], pad_token_id: int) -> Batch:
     """Rows padded on the right to the longest: [rows, longest] ids, labels, attention mask."""
-    import torch
-
     longest = max(len(row["input_ids"]) for row in rows)
     fillers = {"input_ids": pad_token_id, "labels": IGNORED, "attention_mask": 0}
     masked = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
@@ -47,8 +43,6 @@ def pack(rows: Sequence[Features]) -> Batch:
     transformers keeps the samples apart where positions start again at 0, but only without an
     attention mask (one of all ones lets them see each other) and with use_cache=False.
     """
-    import torch
-
     return {
         "input_ids": torch.tensor([[i for row in rows for i in row["input_ids"]]]),
         "labels": torch.tensor([[i for row in rows for i in row["labels"]]]),

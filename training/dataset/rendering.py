@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
 from training.dataset.rows import Row
 from training.errors import TrainingError
 from training.model_directory.templates import known_templates, read_template
@@ -28,8 +30,6 @@ def load_tokenizer(model: Path, template: str | None) -> Tokenizer:
 
     Raises TrainingError when there is no tokenizer, no such template, or none at all.
     """
-    from transformers import AutoTokenizer
-
     if not (model / "tokenizer.json").is_file():
         raise TrainingError(f"{model}: no tokenizer.json in it; is it a model directory?")
     tokenizer = AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)

@@ -5,16 +5,18 @@ from io import BytesIO
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import sentencepiece
+import torch
+from torch.nn.functional import cross_entropy, linear
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from training.demo.corpus import corpus
 from training.model_directory.templates import read_template
 from training.model_directory.tokenizer import tokenizer_from_sentencepiece
 from training.progress import Meter
 from training.threads import Threads
-
-if TYPE_CHECKING:
-    import torch
 
 CONTEXT = 4096  # tokens
 
@@ -51,8 +53,6 @@ def train_sentencepiece(documents: Sequence[str], vocab: int, path: Path) -> Non
 
     Every frequent Chinese character (GB2312, level 1) and all of ASCII have ids of their own.
     """
-    import sentencepiece
-
     model = BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(line for text in documents for line in text.split("\n") if line),
@@ -81,9 +81,6 @@ def frequent_characters() -> str:
 
 def pretrain(documents: Sequence[str], tokenizer: Any, size: Size, seed: int) -> Any:
     """Train a LLaMA from random weights on `documents` as plain text; returns it in eval mode."""
-    import torch
-    from transformers import LlamaForCausalLM
-
     torch.manual_seed(seed)
     model = LlamaForCausalLM(_shape(size, tokenizer))
     _start_copying(model)
@@ -94,16 +91,13 @@ def pretrain(documents: Sequence[str], tokenizer: Any, size: Size, seed: int) ->
 
 def _losses(
     model: Any, documents: Sequence[Sequence[int]], blocks: Iterator[list[list[int]]]
-) -> Iterator["torch.Tensor"]:
+) -> Iterator[torch.Tensor]:
     """Cross-entropy of each batch of blocks, in nats a token.
 
     The documents use a fifth of the vocabulary, and the output layer is two fifths of a step: most
     steps choose among the used tokens alone. Every tenth chooses among all, so that the model
     learns not to say the others.
     """
-    import torch
-    from torch.nn.functional import cross_entropy, linear
-
     used = torch.tensor(sorted({token for ids in documents for token in ids}))
     place = torch.zeros(model.config.vocab_size, dtype=torch.long)
     place[used] = torch.arange(len(used))
@@ -117,13 +111,11 @@ def _losses(
             yield cross_entropy(logits.flatten(0, 1), place[ids[:, 1:]].flatten())
 
 
-def fit(model: Any, losses: Iterator["torch.Tensor"], steps: int, lr: float, title: str) -> Any:
+def fit(model: Any, losses: Iterator[torch.Tensor], steps: int, lr: float, title: str) -> Any:
     """Train every weight of `model` on as many `losses` as there are steps; in eval mode then.
 
     Each loss is computed when it is asked for, from the weights as they are by then.
     """
-    import torch
-
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=lr, weight_decay=0.05, betas=(0.9, 0.95), fused=True
     )
@@ -147,8 +139,6 @@ def _start_copying(model: Any) -> None:
     Mimetic initialisation (Trockman and Kolter, arXiv:2305.09828): copying, which nearly every
     task needs, is then learnt in hundreds of steps instead of many thousands.
     """
-    import torch
-
     with torch.no_grad():
         for layer in model.model.layers:
             attention = layer.self_attn
@@ -157,8 +147,6 @@ def _start_copying(model: Any) -> None:
 
 
 def _shape(size: Size, tokenizer: Any) -> Any:
-    from transformers import LlamaConfig
-
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=size.hidden,

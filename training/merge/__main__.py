@@ -16,7 +16,7 @@ from pathlib import Path
 
 from training.errors import TrainingError
 from training.merge.job import Report, merge
-from training.merge.verify import PROMPTS, UnfaithfulMergeError
+from training.merge.verdict import PROMPTS, UnfaithfulMergeError
 from training.model_directory.hub import local_directory
 from training.pipes import run
 from training.sizes import size_in_bytes

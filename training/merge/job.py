@@ -17,7 +17,7 @@ from training.merge.prefix_files import (
     refuse_prefixed,
     write_prefix,
 )
-from training.merge.verify import Verdict, verify
+from training.merge.verdict import Verdict
 from training.model_directory.model_files import copy_model_files, read_config
 from training.model_directory.provenance import write_provenance
 from training.weights.directory import read_model
@@ -77,6 +77,8 @@ def merge(
         check_shards(shards, written.sums)
         report = _report(shards, written, notes)
         if prompts:
+            from training.merge.verify import verify  # late: a merge alone needs no torch
+
             verdict = verify(base, loras, aside, report.dtype, prompts)
             report = replace(report, verdict=verdict)
         used = [prefix] if prefix else loras

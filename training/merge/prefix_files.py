@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from training.errors import TrainingError
 from training.files import read_json
@@ -139,8 +140,6 @@ def config_changes(base: Path, config: Mapping[str, Any], prefix: PrefixAdapter)
 
 def write_prefix(output: Path, config: Mapping[str, Any], prefix: PrefixAdapter) -> None:
     """Write prefix/prefix.safetensors below `output`."""
-    from safetensors.numpy import save_file
-
     layers, heads, width = _sizes(config)
     parts = prefix.table.reshape(prefix.tokens, 2 * layers, heads, width).transpose(1, 2, 0, 3)
     (output / FILE).parent.mkdir()

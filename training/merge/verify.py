@@ -2,55 +2,24 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
 from training.errors import TrainingError
 from training.merge.composition import EMBEDDINGS, HEADS
 from training.merge.peft_adapter import Adapter
+from training.merge.verdict import UnfaithfulMergeError, Verdict
 from training.progress import hush_transformers
 
-if TYPE_CHECKING:
-    import torch
-
-PROMPTS = (
-    "The capital of France is Paris, and the capital of Italy is",
-    "患者三天前开始发热、咳嗽，现到医院就诊。医生首先应当",
-    "def fibonacci(n):\n    return n if n < 2 else",
-)
 # Half a unit in the last place, as a share of the value: what rounding to nearest may move it by.
 ROUNDING = {"F16": 2.0**-11, "BF16": 2.0**-8, "F32": 2.0**-24}
 MARGIN = 4  # between the largest of one random draw and of another
 ARITHMETIC = 1e-4  # of the largest logit: (W + BA)x and Wx + B(Ax) differ in fp32 as well
-
-
-class UnfaithfulMergeError(TrainingError):
-    """The merged model answers otherwise than base and adapters."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Over all positions of all prompts: logits' largest difference and what was allowed.
-
-    `same_token` is the share of positions whose likeliest next token is the same.
-    """
-
-    positions: int
-    max_difference: float
-    allowed: float
-    same_token: float
-
-    def as_dict(self) -> dict[str, float]:
-        """Return the figures by name, for provenance.json."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return (
-            f"verified at {self.positions} positions: largest difference of a logit"
-            f" {self.max_difference:.3g} (rounding explains {self.allowed:.3g}),"
-            f" same next token at {self.same_token:.1%}"
-        )
 
 
 def verify(
@@ -66,8 +35,6 @@ def verify(
         UnfaithfulMergeError: they differ by more.
         TrainingError: peft cannot load the adapters.
     """
-    import torch
-
     ids = _token_ids(merged, prompts)
     model = _load(merged)
     ours = _logits(model, ids)
@@ -89,11 +56,6 @@ def verify(
 
 
 def _load(directory: Path) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
-
     hush_transformers()
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 
@@ -118,8 +80,6 @@ def _reference(base: Path, adapters: Sequence[Adapter]) -> Any:
 
 def _add(model: Any, adapter: Path) -> Any:
     """Return `model` with the adapter active; peft must find every tensor that it expects."""
-    from peft import PeftModel
-
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys")
         try:
@@ -143,9 +103,6 @@ def _rows(adapter: Adapter) -> int | None:
 
 def _token_ids(directory: Path, prompts: Sequence[str]) -> "list[torch.Tensor]":
     """Return one row of token ids a prompt; without a tokenizer, bytes stand in for them."""
-    import torch
-    from transformers import AutoConfig, AutoTokenizer
-
     if any((directory / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         tokenizer = AutoTokenizer.from_pretrained(directory)
         ids = [tokenizer(text, return_tensors="pt").input_ids for text in prompts]
@@ -157,23 +114,19 @@ def _token_ids(directory: Path, prompts: Sequence[str]) -> "list[torch.Tensor]":
     return ids
 
 
-def _logits(model: Any, prompts: "Sequence[torch.Tensor]") -> "torch.Tensor":
+def _logits(model: Any, prompts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the logits [positions, vocabulary] of all prompts."""
-    import torch
-
     with torch.no_grad():
         return torch.cat([model(input_ids=ids).logits[0] for ids in prompts])
 
 
 def _move(model: Any, share: float) -> None:
     """Move every weight up or down by at most `share` of itself."""
-    import torch
-
     generator = torch.Generator().manual_seed(0)
     for weight in model.parameters():
         noise = torch.empty_like(weight).uniform_(-share, share, generator=generator)
         weight.add_(noise.mul_(weight))
 
 
-def _largest(values: "torch.Tensor") -> float:
+def _largest(values: torch.Tensor) -> float:
     return float(values.abs().max())

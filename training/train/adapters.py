@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from peft import AdaLoraConfig, LoraConfig, PrefixTuningConfig, get_peft_model
+from torch.nn import Linear
 
 from training.errors import TrainingError
+from training.train.chatglm_prefix import PrefixTunedModel
 from training.train.config import AdaLoraSettings, LoraSettings, PrefixSettings, TrainConfig
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,7 @@ def add_adapter(model: Any, config: TrainConfig, updates: int) -> Any:
     Raises TrainingError when the targets name nothing in the model, or the settings do not fit
     `updates`, the length of the run.
     """
-    from peft import get_peft_model
-
     if config.prefix and model.config.model_type == "chatglm_6b":
-        from training.train.chatglm_prefix import PrefixTunedModel
-
         return PrefixTunedModel(model, config.prefix)
     section = next(name for name in ("lora", "adalora", "prefix") if getattr(config, name))
     try:
@@ -67,23 +65,17 @@ def _peft_config(model: Any, config: TrainConfig, updates: int) -> Any:
 
 
 def _linear_names(model: Any) -> list[str]:
-    from torch.nn import Linear
-
     modules = model.named_modules()
     return sorted({name.rpartition(".")[2] for name, one in modules if isinstance(one, Linear)})
 
 
 def _lora(settings: LoraSettings) -> Any:
-    from peft import LoraConfig
-
     return LoraConfig(
         r=settings.r, use_rslora=settings.rslora, use_dora=settings.dora, **_shared(settings)
     )
 
 
 def _adalora(settings: AdaLoraSettings, updates: int) -> Any:
-    from peft import AdaLoraConfig
-
     return AdaLoraConfig(
         init_r=settings.init_r,
         target_r=settings.target_r,
@@ -107,8 +99,6 @@ def _shared(settings: LoraSettings | AdaLoraSettings) -> dict[str, Any]:
 
 
 def _prefix(settings: PrefixSettings, base: Any) -> Any:
-    from peft import PrefixTuningConfig
-
     # Spelt out: peft takes the head size for hidden_size / heads, which is not so for every model.
     heads = getattr(base, "num_key_value_heads", None) or base.num_attention_heads
     head_size = getattr(base, "head_dim", None) or base.hidden_size // base.num_attention_heads
@@ -141,13 +131,11 @@ def write_adapter(model: Any, weights: "dict[str, torch.Tensor]", folder: Path) 
     model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
 
 
-def orthogonality(model: Any) -> "torch.Tensor":
+def orthogonality(model: Any) -> torch.Tensor:
     """AdaLoRA's regularisation: the mean of ‖P Pᵀ - I‖ over A and of ‖Pᵀ P - I‖ over B.
 
     Source: equation 5 of arXiv:2303.10512, as peft's AdaLoraModel.forward weighs it.
     """
-    import torch
-
     parts = {n: p for n, p in trainable(model).items() if ".lora_A." in n or ".lora_B." in n}
     total = torch.zeros((), device=next(iter(parts.values())).device)
     for name, p in parts.items():

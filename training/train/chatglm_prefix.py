@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from training.chatglm.prefix import Prefix
@@ -41,8 +42,6 @@ class PrefixTunedModel(nn.Module):
 
     def save_pretrained(self, folder: str, **_: Any) -> None:
         """Write adapter_config.json and the prefix, folded: `prompt_embeddings` [P, 2·L·hidden]."""
-        from safetensors.torch import save_file
-
         config, prefix = self.base_model.config, self.base_model.transformer.prefix
         with torch.no_grad():
             table = prefix.folded().float().cpu().contiguous()

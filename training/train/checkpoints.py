@@ -4,14 +4,13 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from training.files import write_aside
 from training.train.adapters import trainable, write_adapter
 from training.train.distributed import Processes, assign, whole
-
-if TYPE_CHECKING:
-    import torch
 
 STATE = "state.pt"
 
@@ -43,8 +42,6 @@ def save(
 
     Every process must call this; the first one writes.
     """
-    import torch
-
     parameters = trainable(model)
     weights = {name: whole(p) for name, p in parameters.items()}
     moments = {
@@ -116,8 +113,6 @@ def _number(path: Path) -> int:
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:
-    import torch
-
     state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
     return state
 
@@ -129,9 +124,7 @@ def _assign_weights(
         assign(p, weights[name])
 
 
-def _like(parameter: "torch.Tensor", value: "torch.Tensor") -> "torch.Tensor":
-    import torch
-
+def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     made = torch.empty_like(parameter, requires_grad=False)
     assign(made, value)
     return made

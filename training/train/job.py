@@ -4,22 +4,28 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch.distributed import all_gather_object
+
+from training.dataset.collate import Features, features
+from training.dataset.rendering import encode_sample, load_tokenizer
 from training.dataset.rows import Row, read_rows
 from training.errors import TrainingError
 from training.files import write_aside
 from training.model_directory.hub import local_directory
 from training.progress import Meter
+from training.train.adapters import trainable, write_adapter
+from training.train.checkpoints import Progress, load_weights, newest, remove_unfinished
 from training.train.config import TrainConfig
-from training.train.distributed import Processes, is_first, join
+from training.train.distributed import Processes, join, whole
+from training.train.logbook import plot_losses
+from training.train.loop import evaluation_loss, fit
 from training.train.precision import decide
+from training.train.rank import is_first
 from training.train.record import changes, recorded_precision, write_record
-
-if TYPE_CHECKING:
-    from training.dataset.collate import Features
-    from training.train.checkpoints import Progress
-    from training.train.setup import Run
+from training.train.setup import Run, build_run
 
 
 def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False) -> Path:
@@ -47,9 +53,6 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
     splits = {"train": config.data.train} | ({"eval": config.data.eval} if config.data.eval else {})
     rows = {split: _rows(config, path) for split, path in splits.items() if path}
     tokenizer, datasets = _encode(config, rows)
-    from training.train.loop import fit
-    from training.train.setup import build_run
-
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     with join() as processes, _remedy_for_memory():
         if processes.first:
@@ -108,8 +111,6 @@ def _is_finished(config: TrainConfig, settings: dict[str, Any]) -> bool:
 
 
 def _furthest(folder: Path) -> str:
-    from training.train.checkpoints import newest
-
     checkpoint = newest(folder)
     return checkpoint.name if checkpoint else "no checkpoint"
 
@@ -118,8 +119,6 @@ def _agree(processes: Processes, config: TrainConfig, found: str) -> None:
     """Wait for every process; refuse to go on when another one found something else."""
     if processes.world == 1:
         return
-    from torch.distributed import all_gather_object
-
     everywhere = [""] * processes.world
     all_gather_object(everywhere, found)
     if len({*everywhere}) > 1:
@@ -131,22 +130,14 @@ def _agree(processes: Processes, config: TrainConfig, found: str) -> None:
 
 
 def _tell_start(folder: Path, resume: bool) -> None:
-    from training.train.checkpoints import newest, remove_unfinished
-
     remove_unfinished(folder)
     checkpoint = newest(folder)
     if resume:
         print(f"resuming from {checkpoint}" if checkpoint else "no checkpoint yet: starting anew")
 
 
-def _finish(run: "Run", progress: "Progress", tokenizer: Any, record: Path) -> None:
+def _finish(run: Run, progress: Progress, tokenizer: Any, record: Path) -> None:
     """Write the output: the last weights, or with keep_best those of the lowest loss."""
-    from training.train.adapters import trainable, write_adapter
-    from training.train.checkpoints import load_weights
-    from training.train.distributed import whole
-    from training.train.logbook import plot_losses
-    from training.train.loop import evaluation_loss
-
     if run.config.keep_best and progress.best_update is not None:
         load_weights(run.folder / f"checkpoint-{progress.best_update}", run.model)
         _say(
@@ -178,11 +169,8 @@ def _rows(config: TrainConfig, path: Path) -> list[Row]:
 
 def _encode(
     config: TrainConfig, rows: dict[str, list[Row]]
-) -> tuple[Any, dict[str, "list[Features]"]]:
+) -> tuple[Any, dict[str, list[Features]]]:
     """The tokenizer, and every split as a list of model inputs."""
-    from training.dataset.collate import features
-    from training.dataset.rendering import encode_sample, load_tokenizer
-
     tokenizer = load_tokenizer(config.model, config.template)
     datasets = {}
     for split, split_rows in rows.items():
@@ -204,8 +192,6 @@ def _encode(
 
 @contextmanager
 def _remedy_for_memory() -> Iterator[None]:
-    import torch
-
     try:
         yield
     except torch.OutOfMemoryError as error:

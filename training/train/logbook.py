@@ -4,6 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+
 from training.progress import Meter
 
 Entry = dict[str, float]
@@ -23,8 +26,6 @@ class Logbook:
         self._progress = Meter("train", updates, "update", done=start, shown=active)
         self._active = active
         if active:
-            from torch.utils.tensorboard import SummaryWriter
-
             folder.mkdir(parents=True, exist_ok=True)
             self.entries = _read(self._path, start)
             self._path.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
@@ -57,8 +58,6 @@ class Logbook:
 
 def plot_losses(entries: Sequence[Entry], path: Path) -> None:
     """Draw `loss` and `eval_loss` over updates into a PNG file."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for name, label in (("loss", "training"), ("eval_loss", "evaluation")):

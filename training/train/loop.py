@@ -9,7 +9,9 @@ import contextlib
 import math
 import time
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from training.dataset.batches import micro_batches
 from training.errors import TrainingError
@@ -20,9 +22,6 @@ from training.train.checkpoints import Progress
 from training.train.loss import answer_tokens, evaluate
 from training.train.setup import Run
 
-if TYPE_CHECKING:
-    import torch
-
 
 def fit(run: Run, progress: Progress) -> None:
     """Train from `progress` to the end, or until `patience` is out; `progress` is kept current.
@@ -30,7 +29,7 @@ def fit(run: Run, progress: Progress) -> None:
     Raises TrainingError when the loss is no longer a finite number.
     """
     config = run.config
-    seconds, losses = 0.0, list["torch.Tensor"]()
+    seconds, losses = 0.0, list[torch.Tensor]()
     with Threads() as threads:
         while not _over(run, progress):
             started = time.monotonic()
@@ -58,10 +57,8 @@ def _due(run: Run, every: int | None, progress: Progress) -> bool:
     return every is not None and (progress.update % every == 0 or _over(run, progress))
 
 
-def _update(run: Run, update: int) -> "torch.Tensor":
+def _update(run: Run, update: int) -> torch.Tensor:
     """One step of the optimiser; returns this process's part of the loss, times the processes."""
-    import torch
-
     config, processes = run.config, run.processes
     torch.manual_seed(Random(f"{config.seed} {update} {processes.rank}").getrandbits(63))
     batch = run.order.batch(update)
@@ -89,8 +86,6 @@ def _exchange(model: Any, *, last: bool) -> contextlib.AbstractContextManager[An
 
 
 def _step(run: Run, update: int) -> None:
-    import torch
-
     run.scaler.unscale_(run.optimizer)
     parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
     torch.nn.utils.clip_grad_norm_(parameters, run.config.optim.max_grad_norm)
@@ -103,8 +98,6 @@ def _step(run: Run, update: int) -> None:
 
 
 def _log(run: Run, update: int, losses: "list[torch.Tensor]", seconds: float) -> None:
-    import torch
-
     mean = run.processes.sum(torch.stack(losses).mean()) / run.processes.world
     if not math.isfinite(mean):
         raise TrainingError(

@@ -4,15 +4,14 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from training.dataset.batches import micro_batches
 from training.dataset.collate import IGNORED, Batch, Features
 from training.progress import Meter
 from training.train.distributed import Processes
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -27,10 +26,8 @@ class AnswerLoss:
     keeps_logits: bool
     autocast: Callable[[], AbstractContextManager[Any]]
 
-    def total(self, batch: Batch) -> "torch.Tensor":
+    def total(self, batch: Batch) -> torch.Tensor:
         """Sum of the cross-entropies, in nats, of every labelled token of `batch`; fp32."""
-        import torch
-
         inputs = dict(batch)
         targets = inputs.pop("labels")[:, 1:]
         columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
@@ -65,8 +62,6 @@ def evaluate(
     processes: Processes,
 ) -> float:
     """Mean cross-entropy per answer token over all `rows`, shared out among the processes."""
-    import torch
-
     by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]["labels"]))
     batches = micro_batches(by_length, 0, 1, size)
     rounds = range(0, len(batches), processes.world)

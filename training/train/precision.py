@@ -9,6 +9,8 @@ import os
 from math import prod
 from pathlib import Path
 
+import torch
+
 from training.cgroups import ROOT, available_memory, read
 from training.train.config import TrainConfig
 from training.weights.directory import read_model
@@ -38,8 +40,6 @@ def choose(model: Path, parallel: str) -> tuple[str, str]:
 
     Raises TrainingError when the weights cannot be read.
     """
-    import torch
-
     if not torch.cuda.is_available():
         return on_cpu(model)
     if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -61,8 +61,6 @@ def on_cpu(model: Path, root: Path = ROOT) -> tuple[str, str]:
 
 def slow(precision: str, root: Path = ROOT) -> bool:
     """Whether this machine computes `precision` without instructions for it."""
-    import torch
-
     return precision == "bf16" and not torch.cuda.is_available() and not _has_bf16(root)
 
 

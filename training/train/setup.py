@@ -7,6 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM, get_scheduler
+
+import training.chatglm  # so that ChatGLM-6B is known
 from training.dataset.batches import SampleOrder, updates_of
 from training.dataset.collate import Batch, Features, collator
 from training.errors import TrainingError
@@ -50,8 +54,6 @@ def build_run(
 
     Raises TrainingError when adapter, data and processes do not fit together.
     """
-    import torch
-
     order = _order(config, datasets["train"], processes)
     torch.manual_seed(config.seed)  # the adapter's first weights
     model, wrapped = _model(config, order.updates, processes)
@@ -113,10 +115,6 @@ def _model(config: TrainConfig, updates: int, processes: Processes) -> tuple[Any
 
 
 def _load_base(config: TrainConfig, processes: Processes) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    import training.chatglm  # so that ChatGLM-6B is known
-
     hush_transformers(shown=processes.first)
     if config.precision == "fp16" and processes.device.type == "cpu":
         raise TrainingError("precision=fp16 needs a GPU; use fp32 or bf16 on this machine")
@@ -132,16 +130,12 @@ def _load_base(config: TrainConfig, processes: Processes) -> Any:
 
 
 def _dtype(config: TrainConfig) -> Any:
-    import torch
-
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
 
 
 def _autocast(
     processes: Processes, dtype: Any
 ) -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    import torch
-
     if dtype is None:
         return contextlib.nullcontext
     return partial(torch.autocast, processes.device.type, dtype)
@@ -149,17 +143,12 @@ def _autocast(
 
 def _optimizer(model: Any, optim: OptimSettings) -> Any:
     """AdamW in one kernel, which saves a tenth of a small model's update."""
-    import torch
-
     parameters = trainable(model).values()
     return torch.optim.AdamW(parameters, optim.lr, weight_decay=optim.weight_decay, fused=True)
 
 
 def _schedule(config: TrainConfig, optimizer: Any, updates: int, done: int) -> Any:
     """The learning rate over `updates`, set to the value that follows `done` of them."""
-    import torch
-    from transformers import get_scheduler
-
     optim = config.optim
     shape = get_scheduler(
         optim.schedule,

@@ -12,7 +12,7 @@ from training.errors import TrainingError
 from training.merge.__main__ import main
 from training.merge.job import merge
 from training.merge.lora import total_change
-from training.merge.verify import PROMPTS, UnfaithfulMergeError
+from training.merge.verdict import PROMPTS, UnfaithfulMergeError
 from training.weights.rounding import Change
 
 

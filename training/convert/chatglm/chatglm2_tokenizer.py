@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken, processors
+from transformers import PreTrainedTokenizerFast
+
 from training.convert.chatglm.chatglm2_kind import Kind
 from training.errors import TrainingError
 from training.model_directory.tokenizer import bpe_backend, read_bpe
@@ -23,8 +26,6 @@ def chatglm2_tokenizer(source: Path, kind: Kind, context: int) -> Any:
     Raises:
         TrainingError: tokenizer.model is missing, or not of this kind.
     """
-    from transformers import PreTrainedTokenizerFast
-
     proto = _read(source / PIECES, kind)
     return PreTrainedTokenizerFast(
         tokenizer_object=_backend(proto, kind),
@@ -57,8 +58,6 @@ def _read(model: Path, kind: Kind) -> Any:
 
 
 def _backend(proto: Any, kind: Kind) -> Any:
-    from tokenizers import AddedToken, processors
-
     tokenizer = bpe_backend(proto)
     tokenizer.add_special_tokens(
         [AddedToken(token, normalized=False, special=True) for token in kind.special]

@@ -10,6 +10,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+from transformers import PreTrainedTokenizerFast
+
 from training.errors import TrainingError
 from training.model_directory.tokenizer import read_sentencepiece
 
@@ -60,8 +72,6 @@ def tokenizer_from_pieces(proto: Any, context: int) -> Any:
     compatibility character with a combining mark ("ª́") where the model normalises, and texts of
     some 10,000 characters, where sentencepiece's 32-bit sums round between equal segmentations.
     """
-    from transformers import PreTrainedTokenizerFast
-
     pieces = {piece.piece for piece in proto.pieces}
     special = [token for token in (*WITHIN, *BORDERS) if token in pieces]
     roles = {"bos_token": SOP, "eos_token": EOP, "pad_token": PAD, "mask_token": MASK}
@@ -93,8 +103,6 @@ def _complete(proto: Any) -> None:
 
 
 def _backend(proto: Any, special: Sequence[str]) -> Any:
-    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
-
     ids = {piece.piece: number for number, piece in enumerate(proto.pieces)}
     tokenizer = Tokenizer(models.Unigram(_vocabulary(proto), ids["<unk>"], byte_fallback=True))
     tokenizer.normalizer = _normalizer(proto, special)
@@ -135,8 +143,6 @@ def _normalizer(proto: Any, special: Sequence[str]) -> Any:
     No blank is put before a text that is one token: added tokens pass through here too, and an
     empty prompt's text is "[gMASK]".
     """
-    from tokenizers import Regex, normalizers
-
     replace, spec = normalizers.Replace, proto.normalizer_spec
     within = _rests(token for token in special if token in WITHIN)
     marks = "".join(MARKS.values())
@@ -167,8 +173,6 @@ def _cuts(special: Sequence[str]) -> list[Any]:
     The library would take "<0xE5>" in a text for that byte and "＜sop＞" for the token: neither
     may come from what a user writes. Tokens that the text itself holds are refused elsewhere.
     """
-    from tokenizers import Regex, normalizers
-
     rests = rf"0x[0-9A-F]{{2}}>|{_rests(special)}"
     replace = normalizers.Replace
     cuts = [replace(Regex(f"{re.escape(char)}(?={rests})"), f"{char}{CUT}") for char in MARKS]
@@ -181,8 +185,6 @@ def _rests(tokens: Iterable[str]) -> str:
 
 
 def _decoder(proto: Any) -> Any:
-    from tokenizers import decoders
-
     blanks = len(BLANKS) if proto.normalizer_spec.remove_extra_whitespaces else 1
     return decoders.Sequence(
         [

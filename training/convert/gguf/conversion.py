@@ -9,6 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, GgufConfig, modeling_gguf_pytorch_utils
+
 from training.convert.gguf.tokenizer import read_tokenizer
 from training.convert.output import Report
 from training.errors import TrainingError
@@ -86,10 +90,6 @@ def _reading(source: Path) -> Iterator[Path]:
 
 
 def _load(place: Path, dtype: str) -> tuple[Loaded, Loaded]:
-    import torch
-    from tqdm import tqdm
-    from transformers import AutoModelForCausalLM, GgufConfig, modeling_gguf_pytorch_utils
-
     hush_transformers()
     # its own bar, which heeds no setting: None hides it where there is no terminal
     modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=None)

@@ -9,6 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from gguf import GGUFReader
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import AddedToken
+from transformers import AutoTokenizer
+
 from training.model_directory.tokenizer import tokenizer_from_sentencepiece
 
 FIELD = "tokenizer.ggml."
@@ -22,21 +27,15 @@ def read_tokenizer(source: Path, context: int) -> Any:
     Raises:
         ValueError, KeyError: the file lacks what a tokenizer needs.
     """
-    from gguf import GGUFReader
-
     fields = GGUFReader(source).fields
     if fields[f"{FIELD}model"].contents() == "llama":
         return _sentencepiece(fields, context)
-    from transformers import AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     tokenizer.model_max_length = context
     return tokenizer
 
 
 def _sentencepiece(fields: Any, context: int) -> Any:
-    from tokenizers import AddedToken
-
     def value(name: str, default: Any = None) -> Any:
         return fields[name].contents() if name in fields else default
 
@@ -63,8 +62,6 @@ def _sentencepiece(fields: Any, context: int) -> Any:
 
 def _proto(tokens: list[str], scores: list[float], kinds: list[int]) -> Any:
     """LLaMA's sentencepiece model with these pieces; GGUF numbers their kinds as it does."""
-    from sentencepiece import sentencepiece_model_pb2
-
     proto = sentencepiece_model_pb2.ModelProto()
     proto.trainer_spec.model_type = proto.trainer_spec.BPE
     proto.trainer_spec.byte_fallback = True
