@@ -30,7 +30,7 @@ from service.errors import (
 from service.generation.adapter_registry import Adapters
 from service.generation.admission import Admission
 from service.http.gate import Gate
-from service.http.tracing import Tracing
+from service.http.tracing import tracing_to
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.page import page_router
@@ -43,7 +43,7 @@ logger = logging.getLogger("mergeline")
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
     """An app that loads `engine` when it starts; `app.state.lifecycle` tells how far it is."""
     metrics = Metrics()
-    tracing = Tracing(settings.otlp_traces_endpoint)
+    tracing = tracing_to(settings.otlp_traces_endpoint)
     adapters = Adapters(settings, engine)
     lifecycle = Lifecycle(engine, adapters, metrics, settings)
     # asked only once the engine is ready: its own default is known then

@@ -1,91 +1,28 @@
-"""OpenTelemetry: a span a request, the parent of those that vLLM's engine makes for it."""
+"""A span for each request, where an OpenTelemetry collector is named; else nothing."""
 
-import os
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
-
 
 class Tracing:
-    """Sends spans to an OTLP collector; without an endpoint it does nothing.
-
-    The protocol is gRPC, or http/protobuf when OpenTelemetry's own variable
-    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL says so (as for vLLM's spans).
-    """
-
-    def __init__(self, endpoint: str | None) -> None:
-        self._provider: Any = None
-        if endpoint:
-            self._provider = _provider(endpoint)
-            self._tracer = self._provider.get_tracer("mergeline.service")
+    """Without a collector: no spans."""
 
     def begin(self, scope: Scope, headers: Headers) -> Any:
         """A span for the request of `scope`, which gets the headers that name it to the engine."""
-        if self._provider is None:
-            return None
-        from opentelemetry import trace
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-        propagator = TraceContextTextMapPropagator()
-        span = self._tracer.start_span(
-            f"{scope['method']} {scope['path']}",
-            context=propagator.extract(dict(headers)),
-            kind=trace.SpanKind.SERVER,
-        )
-        names: dict[str, str] = {}
-        propagator.inject(names, context=trace.set_span_in_context(span))
-        scope["state"]["trace"] = names
-        # /v1 hands the request's own headers to the engine
-        scope["headers"] = [
-            *((name, value) for name, value in scope["headers"] if name.decode() not in names),
-            *((name.encode(), value.encode()) for name, value in names.items()),
-        ]
-        return span
 
     def end(self, span: Any, fields: dict[str, Any]) -> None:
         """Close the span with what the access log tells of the request."""
-        if span is None:
-            return
-        from opentelemetry.trace import Status, StatusCode
-
-        span.update_name(f"{fields['method']} {fields['route']}")
-        span.set_attribute("http.request.method", fields["method"])
-        span.set_attribute("http.route", fields["route"])
-        span.set_attribute("http.response.status_code", fields["status"])
-        span.set_attribute("mergeline.request_id", fields["request_id"])
-        span.set_attribute("gen_ai.usage.input_tokens", fields["prompt_tokens"])
-        span.set_attribute("gen_ai.usage.output_tokens", fields["completion_tokens"])
-        if fields["status"] >= 500:
-            span.set_status(Status(StatusCode.ERROR))
-        span.end()
 
     def shutdown(self) -> None:
         """Send what has not been sent, vLLM's spans too: the process ends without atexit."""
-        if self._provider is None:
-            return
-        from opentelemetry import trace
-
-        self._provider.shutdown()
-        engines = trace.get_tracer_provider()
-        if hasattr(engines, "shutdown"):
-            engines.shutdown()
 
 
-def _provider(endpoint: str) -> Any:
-    from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc
-    from opentelemetry.exporter.otlp.proto.http import trace_exporter as http
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+def tracing_to(endpoint: str | None) -> Tracing:
+    """Spans to the OTLP collector at `endpoint`, or none without one."""
+    if not endpoint:
+        return Tracing()
+    from service.http.otlp import OTLPTracing  # late: /livez does not wait for gRPC
 
-    exporter: Any
-    if os.environ.get(PROTOCOL) == "http/protobuf":
-        exporter = http.OTLPSpanExporter(endpoint=endpoint)
-    else:
-        exporter = grpc.OTLPSpanExporter(endpoint=endpoint, insecure=True)
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: "mergeline"}))
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    return provider
+    return OTLPTracing(endpoint)

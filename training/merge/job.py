@@ -76,14 +76,20 @@ def merge(
         _check_changed(loras, written)
         check_shards(shards, written.sums)
         report = _report(shards, written, notes)
-        if prompts:
-            from training.merge.verify import verify  # late: a merge alone needs no torch
-
-            verdict = verify(base, loras, aside, report.dtype, prompts)
-            report = replace(report, verdict=verdict)
+        report = _verified(report, base, loras, aside, prompts)
         used = [prefix] if prefix else loras
         write_provenance(aside, base, used, written.sums, _details(report, dtype))
     return report
+
+
+def _verified(
+    report: Report, base: Path, loras: Sequence[Adapter], merged: Path, prompts: Sequence[str]
+) -> Report:
+    if not prompts:
+        return report
+    from training.merge.verify import verify  # late: a merge alone needs no torch
+
+    return replace(report, verdict=verify(base, loras, merged, report.dtype, prompts))
 
 
 def _check_changed(loras: Sequence[Adapter], written: Written) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from service.http.tracing import PROTOCOL
+from service.http.otlp import PROTOCOL
 from service.settings import Settings
 from tests.service.conftest import running, until_ready
 from tests.service.fake import FakeEngine
