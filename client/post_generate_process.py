@@ -192,7 +192,10 @@ def check_row(row: Any, where: str) -> None:
             raise RowError(f'{where}: the field "{field}" is missing')
         if field != "answer_choices" and not isinstance(row[field], str):
             raise RowError(f'{where}: the field "{field}" is {_kind(row[field])}, not a string')
-    task, choices = row["task_dataset"], row["answer_choices"]
+    _check_task(row["task_dataset"], row["answer_choices"], where)
+
+
+def _check_task(task: str, choices: Any, where: str) -> None:
     if task not in PARSERS:
         raise RowError(
             f'{where}: the field "task_dataset" names an unknown task, "{task}"; '

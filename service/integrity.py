@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -60,12 +60,7 @@ def verify(model: Path) -> Summary:
     missing = [name for name in expected if not (model / name).is_file()]
     if missing:
         raise IntegrityError(f"{model}: {_list(missing)} missing: {AGAIN}")
-    # what another model left would be used too: weights, a chat template, added tokens
-    extra = {*_present(model)} - expected.keys() - {PROVENANCE}
-    extra = extra if others is not None else {*filter(_is_weights, extra)}
-    if extra:
-        told = f"{_list(sorted(extra))} not in {PROVENANCE}, perhaps left from another model"
-        raise IntegrityError(f"{model}: {told}: remove what is not of this one")
+    _refuse_others(model, expected.keys(), weights_only=others is None)
     _check_indexes(model, weights)
     found, size = _hash(model, expected)
     damaged = [name for name in expected if found[name] != expected[name]]
@@ -133,6 +128,20 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def _refuse_others(model: Path, expected: Set[str], *, weights_only: bool) -> None:
+    """What another model left would be used too: weights, a chat template, added tokens."""
+    extra = {*_present(model)} - expected - {PROVENANCE}
+    extra = {*filter(_is_weights, extra)} if weights_only else extra
+    if extra:
+        told = f"{_list(sorted(extra))} not in {PROVENANCE}, perhaps left from another model"
+        raise IntegrityError(f"{model}: {told}: remove what is not of this one")
+
+
+def _stays_inside(name: str) -> bool:
+    inside = PurePosixPath(name)
+    return str(inside) == name and not inside.is_absolute() and ".." not in inside.parts
+
+
 def _sums(path: Path, told: Mapping[str, Any], key: str) -> Sums:
     """The sums under `key`; no name in them may lead out of the directory."""
     sums = told.get(key)
@@ -140,13 +149,15 @@ def _sums(path: Path, told: Mapping[str, Any], key: str) -> Sums:
     if not isinstance(sums, dict) or not texts or (key == "files" and not sums):
         raise IntegrityError(f"{path}: {key} must map file names to sha256 sums: {AGAIN}")
     for name in sums:
-        inside = PurePosixPath(name)
-        plain = str(inside) == name and not inside.is_absolute() and ".." not in inside.parts
-        if not plain or (key == "files" and not _is_weights(name)):
-            raise IntegrityError(
-                f"{path}: {key} names {name!r}, which is no such file of this directory: {AGAIN}"
-            )
+        _refuse_elsewhere(path, key, name)
     return sums
+
+
+def _refuse_elsewhere(path: Path, key: str, name: str) -> None:
+    if not _stays_inside(name) or (key == "files" and not _is_weights(name)):
+        raise IntegrityError(
+            f"{path}: {key} names {name!r}, which is no such file of this directory: {AGAIN}"
+        )
 
 
 def _is_weights(name: str) -> bool:

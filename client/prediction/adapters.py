@@ -29,8 +29,8 @@ class AdapterBy:
         pairs = [rule.partition(":") for rule in rules.split(",")]
         names = {value: name for value, colon, name in pairs if colon}
         patterns = [rule for rule, colon, _ in pairs if not colon]
-        whole = field and all(names) and all(names.values()) and len(patterns) <= 1
-        if not whole or not all("{}" in pattern for pattern in patterns):
+        patterned = len(patterns) <= 1 and all("{}" in pattern for pattern in patterns)
+        if not (patterned and all([field, *names, *names.values()])):
             raise InputError(
                 f"--adapter-by {text}: expected FIELD=value:adapter,value:adapter,… or "
                 "FIELD=pattern with {} for the value, such as task_dataset=lora-{}"

@@ -1,7 +1,7 @@
 """What lies behind a score: which rows, labels and items went wrong."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from client.post_generate_process import Answer, structured
@@ -84,6 +84,17 @@ def item_errors(samples: Sequence[Sample]) -> tuple[list[ItemError], list[ItemEr
     return missed, spurious
 
 
+def _grouped(sample: Sample, known: Collection[str]) -> dict[str, tuple[list[Any], list[Any]]]:
+    """The gold and the predicted items of each kind."""
+    groups: dict[str, tuple[list[Any], list[Any]]] = {}
+    for side, answer in enumerate((sample.gold, sample.predicted)):
+        for item in answer:
+            if kind := _kind(item):
+                group = groups.setdefault(kind if kind in known else OTHER, ([], []))
+                group[side].append(item)
+    return groups
+
+
 def by_kind(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
     """Precision, recall and F1 of the items of each kind, and how many are wanted.
 
@@ -94,13 +105,7 @@ def by_kind(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
     total = EXTRACTION.total
     found = dict[str, list[tuple[int, int, int]]]()
     for each in samples:
-        groups: dict[str, tuple[list[Any], list[Any]]] = {}
-        for side, answer in enumerate((each.gold, each.predicted)):
-            for item in answer:
-                if kind := _kind(item):
-                    group = groups.setdefault(kind if kind in known else OTHER, ([], []))
-                    group[side].append(item)
-        for kind, pair in groups.items():
+        for kind, pair in _grouped(each, known).items():
             found.setdefault(kind, []).append(EXTRACTION.sample(*pair))
     if len(found) < 2:
         return {}

@@ -1,6 +1,7 @@
 """The right answers, and a model's answers to the same samples."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,14 @@ def _check_answer(one: Any, task: str, where: str, seen: set[str]) -> None:
     if one["sample_id"] in seen:
         raise InputError(f'{where}: sample_id "{one["sample_id"]}" is used twice')
     seen.add(one["sample_id"])
-    answer = one.get("answer")
+    fits, expected = _fits(one.get("answer"), task)
+    if not fits:
+        name = one["sample_id"]
+        raise InputError(f'{where}: sample_id "{name}": the field "answer" is not {expected}')
+
+
+def _fits(answer: Any, task: str) -> tuple[bool, str]:
+    """Whether it is what the task's metric compares, and what that is."""
     if METRICS[task] is EXTRACTION:
         fits = isinstance(answer, list) and all(isinstance(item, dict) for item in answer)
         expected = "a list of objects"
@@ -81,9 +89,7 @@ def _check_answer(one: Any, task: str, where: str, seen: set[str]) -> None:
         expected = "an object of strings"
     else:
         fits, expected = isinstance(answer, str), "a string"
-    if not fits:
-        name = one["sample_id"]
-        raise InputError(f'{where}: sample_id "{name}": the field "answer" is not {expected}')
+    return fits, expected
 
 
 def _refuse_empty_labels(gold: Gold, path: Path) -> None:
@@ -100,16 +106,8 @@ def read_predictions(path: Path, gold: Gold, gold_path: Path) -> dict[str, list[
     except RowError as problem:
         raise InputError(str(problem)) from problem
     wanted = {name: task for task, answers in gold.items() for name in answers}
-    for missing, where in (
-        (sorted(wanted.keys() - rows.keys()), path),
-        (sorted(rows.keys() - wanted.keys()), gold_path),
-    ):
-        if missing:
-            more = " …" if missing[NAMES_SHOWN:] else ""
-            raise InputError(
-                f"{where} lacks {len(missing)} rows of the other file: "
-                f"{', '.join(missing[:NAMES_SHOWN])}{more}. Give predictions for these gold rows"
-            )
+    _refuse_missing(sorted(wanted.keys() - rows.keys()), path)
+    _refuse_missing(sorted(rows.keys() - wanted.keys()), gold_path)
     for name, task in wanted.items():
         other = rows[name]["task_dataset"]
         if other != task and not {task, other} <= {*RELATIONS}:
@@ -118,3 +116,12 @@ def read_predictions(path: Path, gold: Gold, gold_path: Path) -> dict[str, list[
                 f'in {gold_path} it is "{task}"'
             )
     return {task: [rows[name] for name in answers] for task, answers in gold.items()}
+
+
+def _refuse_missing(missing: Sequence[str], where: Path) -> None:
+    if missing:
+        more = " …" if missing[NAMES_SHOWN:] else ""
+        raise InputError(
+            f"{where} lacks {len(missing)} rows of the other file: "
+            f"{', '.join(missing[:NAMES_SHOWN])}{more}. Give predictions for these gold rows"
+        )

@@ -34,8 +34,15 @@ def answers_section(
     if targets:
         lengths.append(("gold", [len(targets[row["sample_id"]]) for row in rows]))
     yield histograms(lengths, "characters")
-    counts = [(entry.get("usage") or {}).get("completion_tokens") for entry in entries]
-    tokens = [count for count in counts if count is not None]
+    yield from _measured(entries)
+
+
+def _tokens(entry: Entry) -> int | None:
+    return (entry.get("usage") or {}).get("completion_tokens")
+
+
+def _measured(entries: Sequence[Entry]) -> Iterator[Node]:
+    tokens = [count for count in map(_tokens, entries) if count is not None]
     seconds = [entry["seconds"] for entry in entries if "seconds" in entry]
     if tokens:
         yield histograms([("predicted", tokens)], "tokens")

@@ -45,9 +45,7 @@ class BeamSearch:
                 finished += running
                 break
             last = length == max_tokens
-            scored = [self._ended(beam, last=last) for beam in candidates[: self.width]]
-            finished += [beam for beam in scored if beam is not None]
-            finished = sorted(finished, key=lambda beam: -beam.score)[: self.width]
+            finished = self._best(finished, candidates, last=last)
             running = [b for b in candidates if b.ids[-1] not in self._ends][: self.width]
             if last or not running or not self._can_improve(running[0], length, finished):
                 break
@@ -89,6 +87,12 @@ class BeamSearch:
             async for step in steps:
                 return step.completions[0]
         raise RuntimeError("the engine gave no answer for a beam")
+
+    def _best(self, finished: list[_Beam], candidates: list[_Beam], *, last: bool) -> list[_Beam]:
+        """The best of those that had ended and of those that end now."""
+        scored = [self._ended(beam, last=last) for beam in candidates[: self.width]]
+        finished = finished + [beam for beam in scored if beam is not None]
+        return sorted(finished, key=lambda beam: -beam.score)[: self.width]
 
     def _ended(self, beam: _Beam, *, last: bool) -> _Beam | None:
         stops = beam.ids[-1] in self._ends

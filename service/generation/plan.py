@@ -66,15 +66,7 @@ def to_plan(
 
     Raises InvalidRequestError naming the field.
     """
-    asked = given(parameters)
-    preset = parameters.preset
-    if preset is not None:
-        if preset not in presets:
-            names = ", ".join(presets) or "none"
-            raise InvalidRequestError(
-                f"no preset {preset!r} here (known: {names})", "parameters.preset"
-            )
-        asked = {**presets[preset], **asked}
+    asked = _preset(parameters.preset, presets) | given(parameters)
     if parameters.do_sample and "temperature" not in asked:
         asked["temperature"] = defaults.get("temperature") or 1.0
     fields = {**defaults, **asked}
@@ -89,6 +81,15 @@ def to_plan(
     _check(fields)
     sampling = {k: v for k, v in fields.items() if k not in ROUTING | BEAMS | {"max_tokens"}}
     return Plan(sampling, asked.get("max_tokens"), default_max_tokens)
+
+
+def _preset(name: str | None, presets: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    if name is None:
+        return {}
+    if name not in presets:
+        names = ", ".join(presets) or "none"
+        raise InvalidRequestError(f"no preset {name!r} here (known: {names})", "parameters.preset")
+    return presets[name]
 
 
 def check_token_ids(sampling: dict[str, Any], vocab_size: int) -> None:

@@ -60,14 +60,17 @@ def _drop_tied_head(config: Mapping[str, Any], tensors: Tensors) -> list[str]:
     """
     if not config.get("tie_word_embeddings"):
         return []
-    embeddings = [tensor for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)]
-    heads = [tensor for name, tensor in tensors.items() if name.endswith(HEADS)]
-    for head in heads if embeddings else []:
+    embeddings, heads = _ending(tensors, EMBEDDINGS), _ending(tensors, HEADS)
+    dropped = heads if embeddings else []
+    for head in dropped:
         if not same_values(head, embeddings[0]):
             raise TrainingError(
                 f"{head.path}: {head.name} differs from {embeddings[0].name}, but config.json ties"
                 " them: set tie_word_embeddings to false there to keep both, or get the model again"
             )
         del tensors[head.name]
-    names = [head.name for head in heads if head.name not in tensors]
-    return [f"{name} was left out: it is tied to the embeddings" for name in names]
+    return [f"{head.name} was left out: it is tied to the embeddings" for head in dropped]
+
+
+def _ending(tensors: Tensors, names: tuple[str, ...]) -> list[StoredTensor]:
+    return [tensor for name, tensor in tensors.items() if name.endswith(names)]

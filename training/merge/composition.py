@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from math import prod
 
 import numpy as np
@@ -50,6 +51,10 @@ class Composition:
         ]
 
 
+def _changed(adapter: Adapter) -> Iterable[str]:
+    return (*adapter.whole, *adapter.pairs)
+
+
 def compose(
     base: Mapping[str, StoredTensor], adapters: Sequence[Adapter], tied: bool
 ) -> Composition:
@@ -65,7 +70,7 @@ def compose(
     """
     result = Composition({name: Part(tensor, tensor.dtype) for name, tensor in base.items()})
     embedding = _first(base, EMBEDDINGS)
-    head = _first([*base, *(n for a in adapters for n in (*a.whole, *a.pairs))], HEADS) or HEAD
+    head = _first([*base, *chain.from_iterable(map(_changed, adapters))], HEADS) or HEAD
     tied = tied and embedding is not None
     if tied and embedding:
         result.parts[head] = result.parts[embedding]

@@ -1,7 +1,7 @@
 """Adapter directories as peft 0.2 to 0.21 save them: their settings, pairs and whole tensors."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -49,6 +49,9 @@ class Adapter:
         }
 
 
+Parts = dict[str, dict[str, StoredTensor]]
+
+
 def read_adapter(directory: Path) -> Adapter:
     """Read an adapter's settings and headers.
 
@@ -60,8 +63,22 @@ def read_adapter(directory: Path) -> Adapter:
     weights = next((directory / n for n in WEIGHTS if (directory / n).exists()), None)
     if weights is None:
         raise TrainingError(f"cannot read {directory}: neither {' nor '.join(WEIGHTS)} is there")
-    parts: dict[str, dict[str, StoredTensor]] = {}
-    copies: dict[str, dict[str, StoredTensor]] = {}
+    parts, copies = _read_parts(weights)
+    _refuse_unsaved(config, weights, copies)
+    pairs = {f"{module}.weight": _pair(module, found, config) for module, found in parts.items()}
+    return Adapter(
+        directory,
+        weights,
+        config,
+        {name: pair for name, pair in pairs.items() if pair.rank},
+        {name: found[min(found, key=TRAINED_FIRST.index)] for name, found in copies.items()},
+    )
+
+
+def _read_parts(weights: Path) -> tuple[Parts, Parts]:
+    """The halves of each module's pair, and the copies of each whole tensor, by their marks."""
+    parts: Parts = {}
+    copies: Parts = {}
     for key, tensor in read_file(weights).items():
         name = key.removeprefix(PREFIX)
         if match := PART.fullmatch(name):
@@ -73,19 +90,15 @@ def read_adapter(directory: Path) -> Adapter:
         else:
             copy = COPY.search(name)
             copies.setdefault(COPY.sub("", name), {})[copy[1] if copy else ""] = tensor
+    return parts, copies
+
+
+def _refuse_unsaved(config: Mapping[str, Any], weights: Path, copies: Iterable[str]) -> None:
     for module in config.get("modules_to_save") or ():
         if not any(module in name for name in copies):
             raise TrainingError(
                 f"{weights} lacks {module}, which modules_to_save in {CONFIG} names: save it again"
             )
-    pairs = {f"{module}.weight": _pair(module, found, config) for module, found in parts.items()}
-    return Adapter(
-        directory,
-        weights,
-        config,
-        {name: pair for name, pair in pairs.items() if pair.rank},
-        {name: found[min(found, key=TRAINED_FIRST.index)] for name, found in copies.items()},
-    )
 
 
 def _pair(module: str, found: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> Pair:

@@ -45,15 +45,10 @@ def copy_model_files(
             made from its tokenizer.model.
     """
     config = read_config(base)
-    changes = dict(changes)
-    if dtype := changes.pop("dtype", None):
-        present = [key for key in ("torch_dtype", "dtype") if key in config]
-        config |= dict.fromkeys(present or ["dtype"], dtype)
-    notes = _write_data(config | changes, output / "config.json")
+    notes = _write_data(_changed(config, changes), output / "config.json")
     if (base / "generation_config.json").exists():
         copyfile(base / "generation_config.json", output / "generation_config.json")
-    carriers = [path for path in adapters if any((path / n).exists() for n in VOCABULARIES)]
-    source = carriers[-1] if carriers else base
+    source = ([path for path in adapters if _has_tokenizer(path)] or [base])[-1]
     if rows is not None and (needed := count_rows(source)) > rows:
         raise TrainingError(
             f"the tokenizer in {source} needs {needed} embedding rows, the merged model has"
@@ -61,9 +56,21 @@ def copy_model_files(
         )
     context = config.get("max_position_embeddings")
     notes += _copy_tokenizer(source, output)
-    if any((output / name).exists() for name in VOCABULARIES):
+    if _has_tokenizer(output):
         return notes + finish_tokenizer(output, chat, context)
     return [*notes, f"{source} has no tokenizer: serving needs tokenizer.json in the model"]
+
+
+def _changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    changes = dict(changes)
+    if dtype := changes.pop("dtype", None):
+        present = [key for key in ("torch_dtype", "dtype") if key in config]
+        changes |= dict.fromkeys(present or ["dtype"], dtype)
+    return {**config, **changes}
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).exists() for name in VOCABULARIES)
 
 
 def _copy_tokenizer(source: Path, output: Path) -> list[str]:

@@ -117,13 +117,21 @@ class TrainConfig(_Section):
     optim: OptimSettings
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "TrainConfig":
+    def _one_kind(self) -> "TrainConfig":
         if sum(kind is not None for kind in (self.lora, self.adalora, self.prefix)) != 1:
             raise ValueError("give exactly one of the sections 'lora', 'adalora' and 'prefix'")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TrainConfig":
         if (self.keep_best or self.patience) and not (self.eval_every and self.data.eval):
             raise ValueError("keep_best and patience need eval_every and data.eval")
         if self.prefix and self.data.batching == "packed":
             raise ValueError("a prefix stands once before a row: use data.batching=grouped")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_shared_out(self) -> "TrainConfig":
         if self.parallel == "fsdp" and not self.lora:
             raise ValueError("parallel=fsdp trains LoRA only: use parallel=ddp")
         if self.parallel == "fsdp" and self.precision == "fp16":

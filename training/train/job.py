@@ -40,19 +40,14 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
     config = config.model_copy(update={"precision": recorded_precision(config, record)})
     settings = _settings(config)
     if if_started and _is_finished(config, settings):
-        with join() as processes:
-            _agree(processes, config, "the adapter")
-        _say(f"{config.output} is trained already, with these settings")
-        return config.output
+        return _leave_finished(config)
     resume = resume or (if_started and record.exists())
     config = config.model_copy(update={"model": local_directory(str(config.model))})
     _refuse_conflicts(config, record, settings if resume else None)
     settings["precision"], line = decide(config)
     _say(line)
     config = config.model_copy(update={"precision": settings["precision"]})
-    splits = {"train": config.data.train} | ({"eval": config.data.eval} if config.data.eval else {})
-    rows = {split: _rows(config, path) for split, path in splits.items() if path}
-    tokenizer, datasets = _encode(config, rows)
+    tokenizer, datasets = _encode(config, _rows(config))
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     with join() as processes, _remedy_for_memory():
         if processes.first:
@@ -64,6 +59,13 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
         fit(run, progress)
         run.logbook.close()
         _finish(run, progress, tokenizer, record)
+    return config.output
+
+
+def _leave_finished(config: TrainConfig) -> Path:
+    with join() as processes:
+        _agree(processes, config, "the adapter")
+    _say(f"{config.output} is trained already, with these settings")
     return config.output
 
 
@@ -163,8 +165,14 @@ def _say(text: str) -> None:
         print(text)
 
 
-def _rows(config: TrainConfig, path: Path) -> list[Row]:
-    return read_rows(path, config.data.prompt, config.data.response, config.data.history)
+def _rows(config: TrainConfig) -> dict[str, list[Row]]:
+    data = config.data
+    splits = {"train": data.train, "eval": data.eval}
+    return {
+        split: read_rows(path, data.prompt, data.response, data.history)
+        for split, path in splits.items()
+        if path
+    }
 
 
 def _encode(

@@ -45,16 +45,23 @@ def _read(model: Path, kind: Kind) -> Any:
         proto = read_bpe(model)
     except TrainingError as error:  # GLM-4's file of that name is of another kind
         raise TrainingError(f"{error}: {remedy}") from error
-    names = [piece.piece for piece in proto.pieces]
+    _check(model, kind, proto, remedy)
+    return proto
+
+
+def _check(model: Path, kind: Kind, proto: Any, remedy: str) -> None:
     if not proto.normalizer_spec.add_dummy_prefix or proto.trainer_spec.treat_whitespace_as_suffix:
         raise TrainingError(f"{model}: expected a blank in front of texts: {remedy}")
     if {piece.type for piece in proto.pieces} & {4, 5}:
         raise TrainingError(f"{model} holds user-defined or unused pieces: {remedy}")
+    _check_names(model, kind, [piece.piece for piece in proto.pieces], remedy)
+
+
+def _check_names(model: Path, kind: Kind, names: list[str], remedy: str) -> None:
     if missing := [token for token in (UNK, "<s>", EOS) if token not in names]:
         raise TrainingError(f"{model} lacks the piece {missing[0]}: {remedy}")
     if clashing := [token for token in kind.special if token in names]:
         raise TrainingError(f"{model} has {clashing[0]} as a piece: {remedy}")
-    return proto
 
 
 def _backend(proto: Any, kind: Kind) -> Any:

@@ -69,11 +69,18 @@ def convert_chatglm(
         tokenizer = tokenizer_from_pieces(proto, sizes.context)
         tokenizer.chat_template = chat
         tokenizer.save_pretrained(aside)
-        kind = "ChatGLM-6B" + (f" with {sizes.images} image tokens" if sizes.images else "")
+        kind, notes = _kind(sizes)
         details = {"converted_from": kind, "dtype": dtype or "as in the source"}
         write_provenance(aside, source, (), sums, details)
-    notes = [f"the rows of {sizes.images} image tokens were left out"] if sizes.images else []
     return report(shards, notes)
+
+
+def _kind(sizes: Sizes) -> tuple[str, list[str]]:
+    """The release that it is, and what is to be said of it."""
+    if not sizes.images:
+        return "ChatGLM-6B", []
+    told = f"{sizes.images} image tokens"
+    return f"ChatGLM-6B with {told}", [f"the rows of {told} were left out"]
 
 
 def _config(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:

@@ -47,20 +47,27 @@ def read_pieces(model: Path) -> Any:
         TrainingError: the file is missing, or not a model such as ChatGLM-6B's.
     """
     proto = read_sentencepiece(model)
-    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
-    pieces = {piece.piece: piece.type for piece in proto.pieces}
+    pieces = _types(proto)
     if SOP not in pieces and NEWLINE in pieces:
         _complete(proto)
-        pieces = {piece.piece: piece.type for piece in proto.pieces}
-    kinds = list(pieces.values())
-    if trainer.model_type != trainer.UNIGRAM or not trainer.byte_fallback or kinds.count(6) != 256:
-        raise TrainingError(f"{model}: expected a unigram model with byte fallback: {AGAIN}")
-    if not normalizer.add_dummy_prefix or trainer.treat_whitespace_as_suffix or 5 in kinds:
-        raise TrainingError(f"{model}: expected a blank in front, no unused pieces: {AGAIN}")
+        pieces = _types(proto)
+    _refuse_other_kinds(model, proto, [*pieces.values()])
     needed = (SOP, EOP, GMASK, MASK, PAD, "<unk>", NEWLINE, TAB, *map(_run, BLANKS))
     if missing := [piece for piece in needed if piece not in pieces]:
         raise TrainingError(f"{model} lacks the piece {missing[0]}: {AGAIN}")
     return proto
+
+
+def _types(proto: Any) -> dict[str, int]:
+    return {piece.piece: piece.type for piece in proto.pieces}
+
+
+def _refuse_other_kinds(model: Path, proto: Any, kinds: list[int]) -> None:
+    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    if trainer.model_type != trainer.UNIGRAM or not trainer.byte_fallback or kinds.count(6) != 256:
+        raise TrainingError(f"{model}: expected a unigram model with byte fallback: {AGAIN}")
+    if not normalizer.add_dummy_prefix or trainer.treat_whitespace_as_suffix or 5 in kinds:
+        raise TrainingError(f"{model}: expected a blank in front, no unused pieces: {AGAIN}")
 
 
 def tokenizer_from_pieces(proto: Any, context: int) -> Any:
