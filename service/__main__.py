@@ -9,12 +9,12 @@ from shutil import rmtree
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service.engine.garbage import search_seldom
+from service.engine.garbage_collection import raise_gc_threshold
 from service.http.access_log import configure_logging
 from service.pipes import run
 from service.settings import Settings
 
-search_seldom()  # until the last is imported: vllm_engine.py
+raise_gc_threshold()  # until the last is imported: vllm_engine.py
 
 
 def main() -> int:

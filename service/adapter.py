@@ -51,16 +51,16 @@ def rank_of(adapter: Adapter) -> int:
         raise ValueError(f"{path}: not a LoRA adapter's settings ({error})") from error
 
 
-def room_for(adapters: list[Adapter]) -> int:
+def smallest_supported_rank(adapters: list[Adapter]) -> int:
     """The smallest rank that vLLM can be built for and that holds every adapter.
 
     Raises:
         ValueError: a directory holds no LoRA adapter, or one of a rank beyond all of them.
     """
-    return roomy(max(rank_of(adapter) for adapter in adapters))
+    return supported_rank(max(rank_of(adapter) for adapter in adapters))
 
 
-def roomy(most: int) -> int:
+def supported_rank(most: int) -> int:
     """The smallest rank that vLLM can be built for and that is not below `most`.
 
     Raises:

@@ -73,14 +73,14 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.router.routes.append(v1_route(deployment))
     complete(app, settings)
     app.add_middleware(Gate, settings=settings, metrics=metrics, tracing=tracing)
-    _let_other_origins_in(app, settings)
+    _add_cors(app, settings)
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_body)
     app.add_exception_handler(HTTPException, _on_http_error)
     return app
 
 
-def _let_other_origins_in(app: FastAPI, settings: Settings) -> None:
+def _add_cors(app: FastAPI, settings: Settings) -> None:
     """Before the gate: a browser asks whether it may call without the key it would call with."""
     origins = settings.cors_origins.split()
     if origins:

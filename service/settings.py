@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.adapter import Adapter, parse_adapters, room_for, roomy
+from service.adapter import Adapter, parse_adapters, smallest_supported_rank, supported_rank
 from service.parameters import checked
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -156,7 +156,7 @@ class Settings(BaseSettings):
         return file
 
     @model_validator(mode="after")
-    def _room_for_adapters(self) -> "Settings":
+    def _adapters_fit(self) -> "Settings":
         first = self.first_adapters
         _ = self.lora_rank
         if self.adapter_slots < len(first):
@@ -187,8 +187,8 @@ class Settings(BaseSettings):
     def lora_rank(self) -> int:
         """The largest rank that the engine is built for; read once, from the first adapters."""
         if self.max_adapter_rank is not None:
-            return roomy(self.max_adapter_rank)
-        return room_for(self.first_adapters) if self.first_adapters else 0
+            return supported_rank(self.max_adapter_rank)
+        return smallest_supported_rank(self.first_adapters) if self.first_adapters else 0
 
     @property
     def adapter_slots(self) -> int:

@@ -9,7 +9,7 @@ import signal
 
 from setproctitle import setproctitle
 
-from service.engine.garbage import search_seldom
+from service.engine.garbage_collection import raise_gc_threshold
 
 _PR_SET_PDEATHSIG = 1
 
@@ -18,7 +18,7 @@ for _number in (signal.SIGINT, signal.SIGTERM):  # to the whole group: the serve
     signal.signal(_number, signal.SIG_IGN)
 if hasattr(ctypes.CDLL(None), "prctl"):  # end with the server also while importing
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-search_seldom()
+raise_gc_threshold()
 
 import vllm.v1.engine.core  # noqa: E402, F401
 

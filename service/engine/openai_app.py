@@ -11,7 +11,7 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from service.engine.tokenizers import keep_few_words_in_pool
+from service.engine.tokenizers import limit_pooled_caches
 from service.errors import ENGINE_GONE, UnavailableError, answer
 
 TASKS = ("generate",)
@@ -30,7 +30,7 @@ async def openai_app(llm: Any, model_name: str, adapters: dict[str, Any]) -> ASG
     app: FastAPI = build_app(args, TASKS, llm.model_config)
     await init_app_state(llm, app.state, args, TASKS)
     app.state.openai_serving_models.lora_requests = adapters
-    keep_few_words_in_pool(llm.get_tokenizer())
+    limit_pooled_caches(llm.get_tokenizer())
     # vLLM's own handler would look for vLLM's own server, to end it
     app.add_exception_handler(EngineDeadError, _on_dead_engine)
     app.middleware_stack = app.build_middleware_stack()  # vLLM has built it already

@@ -5,11 +5,11 @@ import os
 import threading
 from multiprocessing.process import BaseProcess
 
-from service.engine.garbage import search_as_usual
-from service.machine.memory import give_back_now_and_then
+from service.engine.garbage_collection import restore_gc_threshold
+from service.machine.memory import trim_malloc_periodically
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """In a process that vLLM began: watch from a thread that the parent lives, else end.
 
     pyproject.toml names this as a vLLM plugin, since those run in every process of the engine.
@@ -19,8 +19,8 @@ def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    search_as_usual()  # this process has imported what it needs
-    give_back_now_and_then()
+    restore_gc_threshold()  # this process has imported what it needs
+    trim_malloc_periodically()
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 

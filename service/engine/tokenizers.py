@@ -22,7 +22,7 @@ def continuation(
     return "".join(stream.step(backend, token_id) or "" for token_id in ids)
 
 
-def keep_few_words(rust: Any) -> None:
+def limit_cache(rust: Any) -> None:
     """Bound the memory of a tokenizer of the tokenizers library.
 
     To one that splits at no space, as LLaMA's, a whole prompt is one word. By default it keeps
@@ -32,7 +32,7 @@ def keep_few_words(rust: Any) -> None:
         rust.model._resize_cache(CACHED_WORDS)
 
 
-def keep_few_words_in_pool(tokenizer: Any) -> None:
+def limit_pooled_caches(tokenizer: Any) -> None:
     """Bound the memory of the copies that vLLM encodes with, now and later.
 
     It hides them in a closure, and makes one more whenever all are in use. Its own tokenizers in
@@ -45,7 +45,7 @@ def keep_few_words_in_pool(tokenizer: Any) -> None:
     give_back = pool.put
 
     def put(copy: Any) -> None:
-        keep_few_words(copy.backend_tokenizer)
+        limit_cache(copy.backend_tokenizer)
         give_back(copy)
 
     pool.put = put  # type: ignore[method-assign,assignment]

@@ -24,7 +24,7 @@ from service.engine.conversion import (
     timing,
 )
 from service.engine.engine_args import built_for_cpu, engine_args, number_format, set_environment
-from service.engine.garbage import search_as_usual
+from service.engine.garbage_collection import restore_gc_threshold
 from service.engine.node import Follower
 from service.engine.protocol import GenerationRequest, Step
 from service.errors import ENGINE_GONE, InvalidRequestError, UnavailableError
@@ -165,7 +165,7 @@ class VLLMEngine:
         from service.engine.openai_app import openai_app
 
         routes = await openai_app(self._llm, self._settings.model_name, self._loras)
-        search_as_usual()
+        restore_gc_threshold()
         return routes
 
     def is_alive(self) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from service.engine.tokenizers import keep_few_words
+from service.engine.tokenizers import limit_cache
 from service.errors import InvalidRequestError
 
 
@@ -80,7 +80,7 @@ class PromptEncoder:
         rust.no_truncation()
         rust.no_padding()
         rust.encode_special_tokens = self.tokenizer.split_special_tokens
-        keep_few_words(rust)
+        limit_cache(rust)
         return rust
 
     @cached_property

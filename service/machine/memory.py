@@ -6,7 +6,7 @@ import threading
 import time
 
 _NEVER = str(2**40)
-GIVE_BACK_EVERY_S = 60.0
+TRIM_EVERY_S = 60.0
 
 
 def keep_freed_memory() -> None:
@@ -19,18 +19,18 @@ def keep_freed_memory() -> None:
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", _NEVER)
 
 
-def give_back_now_and_then() -> None:
-    """In a process that was started so: give the kernel all that is free, once a minute.
+def trim_malloc_periodically() -> None:
+    """Where `keep_freed_memory` held at the process's start: malloc_trim once a minute.
 
     Steps of all sizes leave gaps that few later steps fit into: what is kept would grow for hours,
     far beyond what any step needs.
     """
     libc = ctypes.CDLL(None)
     if os.environ.get("MALLOC_TRIM_THRESHOLD_") == _NEVER and hasattr(libc, "malloc_trim"):
-        threading.Thread(target=_give_back, args=(libc,), daemon=True).start()
+        threading.Thread(target=_trim_periodically, args=(libc,), daemon=True).start()
 
 
-def _give_back(libc: ctypes.CDLL) -> None:
+def _trim_periodically(libc: ctypes.CDLL) -> None:
     while True:
-        time.sleep(GIVE_BACK_EVERY_S)
+        time.sleep(TRIM_EVERY_S)
         libc.malloc_trim(0)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from vllm.tokenizers.hf import maybe_make_thread_pool
 
-from service.engine.tokenizers import keep_few_words_in_pool
+from service.engine.tokenizers import limit_pooled_caches
 from service.generation.prompt import PromptEncoder
 from training.dataset.rendering import encode_prompt, load_tokenizer
 
@@ -51,7 +51,7 @@ def test_prompts_are_not_kept_in_memory(tokenizer: Any, route: str) -> None:
     if route == "/generate":
         encode: Callable[[str], Any] = partial(PromptEncoder(used).encode, raw=False)
     else:
-        keep_few_words_in_pool(maybe_make_thread_pool(used))
+        limit_pooled_caches(maybe_make_thread_pool(used))
         borrow = getclosurevars(type(used).encode).nonlocals["_borrow_from_pool"]
         with borrow(), borrow():
             pass  # so there is a second copy

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.adapter import parse_adapters, room_for
+from service.adapter import parse_adapters, smallest_supported_rank
 from service.errors import InvalidRequestError
 from service.machine.placement import Placement
 from service.settings import Settings
@@ -59,9 +59,9 @@ def test_an_unknown_adapter_is_refused_with_those_that_are_known(
 def test_ranks_get_the_smallest_room_that_holds_them(settings: Settings, tmp_path: Path) -> None:
     adapters = parse_adapters(settings.adapters)
     assert [(each.name, each.number) for each in adapters] == [("small", 1), ("big", 2)]
-    assert room_for(adapters) == 32
+    assert smallest_supported_rank(adapters) == 32
     wide = write_adapter(tmp_path / "wide", rank_pattern={"q_proj": 64})
-    assert room_for(parse_adapters(f"wide={wide}")) == 64
+    assert smallest_supported_rank(parse_adapters(f"wide={wide}")) == 64
 
 
 @pytest.mark.parametrize(

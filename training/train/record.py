@@ -9,7 +9,7 @@ from training.errors import TrainingError
 from training.train.config import TrainConfig
 
 # What may differ between a run and its continuation: nothing that changes the adapter.
-FREE = {
+RESUMABLE_CHANGES = {
     *("output", "save_every", "save_keep", "log_every", "gradient_checkpointing", "parallel"),
     "optim.micro_batch",
 }
@@ -32,7 +32,7 @@ def changes(record: Path, settings: dict[str, Any]) -> list[str]:
 
     Raises TrainingError when the record is damaged.
     """
-    return sorted(_differences(_read(record), settings) - FREE)
+    return sorted(_differences(_read(record), settings) - RESUMABLE_CHANGES)
 
 
 def write_record(record: Path, settings: dict[str, Any]) -> None:

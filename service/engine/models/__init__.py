@@ -23,10 +23,10 @@ def register() -> None:
         "PrefixLlamaForCausalLM", "service.engine.models.prefix_llama:PrefixLlamaForCausalLM"
     )
     if current_platform.is_cpu():
-        be_fast_on_a_cpu()
+        register_cpu_kernels()
 
 
-def be_fast_on_a_cpu() -> None:
+def register_cpu_kernels() -> None:
     """Put our norm and our LoRA in the place of vLLM's, and let this process use AMX."""
     import torch
     from vllm.platforms import current_platform

@@ -6,7 +6,7 @@ import threading
 from multiprocessing import forkserver
 
 from service.engine.ahead import EngineContext
-from service.engine.orphans import end_with_parent
+from service.engine.orphans import exit_with_parent
 
 
 def threads_of_plugin() -> int:
@@ -17,7 +17,7 @@ def threads_of_plugin() -> int:
 
 def _started() -> int:
     before = threading.active_count()
-    end_with_parent()
+    exit_with_parent()
     return threading.active_count() - before
 
 

@@ -12,7 +12,7 @@ from vllm.lora.punica_wrapper import get_punica_wrapper
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
-from service.engine.models import be_fast_on_a_cpu
+from service.engine.models import register_cpu_kernels
 from service.engine.models.grouped_lora import GroupedLoRA
 
 pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="LoRA of CPUs")
@@ -22,7 +22,7 @@ ADAPTERS = [12, 11, None, None]  # by slot; the last one is kept free, as vllm_e
 
 def both(rows: list[int], requests: list[int]) -> tuple[GroupedLoRA, PunicaWrapperCPU]:
     """Ours and vLLM's, told which adapter each row of the step and each request asks for."""
-    be_fast_on_a_cpu()
+    register_cpu_kernels()
     room = {"max_num_batched_tokens": 64, "max_batches": 16, "device": "cpu"}
     ours, theirs = get_punica_wrapper(**room), PunicaWrapperCPU(**room)
     assert isinstance(ours, GroupedLoRA)

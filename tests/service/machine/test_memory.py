@@ -11,14 +11,14 @@ from service.machine.memory import keep_freed_memory
 # 200 pieces of 1 MB, and between any two something that stays: freeing them leaves gaps
 GAPS = """
 import re, time, service.machine.memory as memory
-memory.GIVE_BACK_EVERY_S = 0.5
+memory.TRIM_EVERY_S = 0.5
 def resident_mb():
     return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 pieces = [b"x" * (2**20 if i % 2 else 2**11) for i in range(400)]
 full = resident_mb()
 del pieces[1::2]
 kept = resident_mb()
-memory.give_back_now_and_then()
+memory.trim_malloc_periodically()
 until = time.monotonic() + 60
 while full - resident_mb() < 150 and time.monotonic() < until: time.sleep(0.1)
 print(full - kept, kept - resident_mb())
