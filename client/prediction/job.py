@@ -1,6 +1,5 @@
 """One run over a test set: read, ask for what the journal lacks, write the file at the end."""
 
-import asyncio
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -14,6 +13,7 @@ from client.errors import InputError, RefusedError, ServerGoneError, TransientEr
 from client.prediction.adapters import AdapterBy
 from client.prediction.api import Api, first_ready
 from client.prediction.dispatch import Dispatch, Questions
+from client.prediction.interrupts import run_interruptible
 from client.prediction.journal import Entry, Journal, open_journal
 from client.prediction.progress import Progress
 from client.prediction.selection import Selection
@@ -84,7 +84,7 @@ def predict(job: Job) -> dict[str, str]:
         if done:
             print(f"{done} of {len(chosen)} rows are done already")
         with Progress(len(chosen), done) as progress:
-            missing = asyncio.run(_ask(job, source, questions, journal, progress))
+            missing = run_interruptible(lambda: _ask(job, source, questions, journal, progress))
         if progress.rows:
             print(progress.summary())
         if not missing:
