@@ -192,7 +192,7 @@ def test_make_serve_serves_a_converted_directory(base: Path, tmp_path: Path) -> 
     row, deadline = golden_rows("base")[1], time.monotonic() + 300
     with (tmp_path / "make.log").open("wb") as log:
         command = ["make", "serve", f"MODEL={base}", f"PORT={port}"]
-        settings = {**os.environ, "SERVICE_DTYPE": "float32"}
+        settings = {**os.environ, "SERVICE_DTYPE": "float32", "OMP_NUM_THREADS": "1"}
         make = subprocess.Popen(
             command, cwd=ROOT, env=settings, stdout=log, stderr=log, start_new_session=True
         )
