@@ -10,6 +10,7 @@ import asyncio, signal
 from asyncio.selector_events import BaseSelectorEventLoop
 from client.prediction.interrupts import run_interruptible
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have it ignored
 make, moments = BaseSelectorEventLoop._make_self_pipe, {moments}
 
 def interrupted(loop):
