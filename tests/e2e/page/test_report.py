@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from client.report import report
+from tests.e2e.page.browser import LIMIT_MS
 from tests.paths import SCORING
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -32,6 +33,7 @@ def test_it_fits_shows_everything_and_complains_of_nothing(
     window = browser.new_context(
         color_scheme=scheme, viewport={"width": width, "height": 800}, java_script_enabled=True
     )
+    window.set_default_timeout(LIMIT_MS)
     tab = window.new_page()
     said: list[str] = []
     asked: list[str] = []
