@@ -23,6 +23,7 @@ PART = re.compile(
 # What peft may put into the name of one whole tensor; of several copies the first here is trained.
 COPY = re.compile(r"\.(modules_to_save|base_layer|original_module)(?:\.default)?(?=\.)")
 TRAINED_FIRST = ("modules_to_save", "", "base_layer", "original_module")
+Parts = dict[str, dict[str, StoredTensor]]  # by module, then by the mark in the name
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,6 @@ class Adapter:
             "whole": sorted(self.whole),
             **{key: self.config[key] for key in settings},
         }
-
-
-Parts = dict[str, dict[str, StoredTensor]]
 
 
 def read_adapter(directory: Path) -> Adapter:

@@ -263,6 +263,7 @@ def test_a_late_refusal_of_an_earlier_key_forgets_no_later_one(
         visit.page.evaluate("document.querySelector('#key-form').hidden = false")
         give_key(visit, KEY)
         expect(visit.page.locator("#state")).to_have_text("Ready")
+        assert held
         for late in held:  # the page asks again where an answer takes long
             with visit.page.expect_response(lambda answer: answer.status == 401):
                 late.continue_()
