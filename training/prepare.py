@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 
 from training.errors import TrainingError
+from training.merge.job import merge
 from training.pipes import run
 from training.train.config import load_config
+from training.train.job import train
+from training.train.record import run_directory
 
 RECIPE = Path(__file__).parent / "recipes" / "demo_lora.yaml"
 
@@ -25,9 +28,7 @@ def prepare(output: Path) -> Path:
     if (model / "config.json").is_file():
         print(f"{model} is ready")
         return model
-    from training.demo import build_demo
-    from training.merge.job import merge
-    from training.train.job import run_directory, train
+    from training.demo import build_demo  # late: torch takes seconds, --help none
 
     build_demo(output)
     if not adapter.exists():

@@ -11,6 +11,7 @@ from pathlib import Path
 from training.errors import TrainingError
 from training.pipes import run
 from training.train.config import load_config
+from training.train.job import train
 from training.train.rank import node_first
 
 EPILOG = """\
@@ -49,8 +50,6 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(arguments)
     try:
         config = load_config(args.config, args.override)
-        from training.train.job import train  # late: torch takes seconds, --help none
-
         train(config, resume=args.resume, if_started=args.resume_if_started)
     except TrainingError as error:
         if node_first():

@@ -16,6 +16,11 @@ RESUMABLE_CHANGES = {
 PRECISIONS = ("fp32", "bf16", "fp16")  # in a record; `auto` has been decided by then
 
 
+def run_directory(config: TrainConfig) -> Path:
+    """Where checkpoints go; training.yaml in it records the settings that the run began with."""
+    return config.output.with_name(config.output.name + ".run")
+
+
 def recorded_precision(config: TrainConfig, record: Path) -> str:
     """What `precision: auto` meant when the run began it means for the rest, on any machine.
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, processors
-from transformers import PreTrainedTokenizerFast
 
 from training.convert.chatglm.chatglm2_kind import Kind
 from training.errors import TrainingError
@@ -26,6 +25,10 @@ def chatglm2_tokenizer(source: Path, kind: Kind, context: int) -> Any:
     Raises:
         TrainingError: tokenizer.model is missing, or not of this kind.
     """
+    from transformers import (
+        PreTrainedTokenizerFast,  # late: seconds, and none for an input that is wrong
+    )
+
     proto = _read(source / PIECES, kind)
     return PreTrainedTokenizerFast(
         tokenizer_object=_backend(proto, kind),

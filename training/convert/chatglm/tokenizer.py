@@ -20,7 +20,6 @@ from tokenizers import (
     pre_tokenizers,
     processors,
 )
-from transformers import PreTrainedTokenizerFast
 
 from training.errors import TrainingError
 from training.model_directory.tokenizer import read_sentencepiece
@@ -79,6 +78,10 @@ def tokenizer_from_pieces(proto: Any, context: int) -> Any:
     compatibility character with a combining mark ("ª́") where the model normalises, and texts of
     some 10,000 characters, where sentencepiece's 32-bit sums round between equal segmentations.
     """
+    from transformers import (
+        PreTrainedTokenizerFast,  # late: seconds, and none for an input that is wrong
+    )
+
     pieces = {piece.piece for piece in proto.pieces}
     special = [token for token in (*WITHIN, *BORDERS) if token in pieces]
     roles = {"bos_token": SOP, "eos_token": EOP, "pad_token": PAD, "mask_token": MASK}

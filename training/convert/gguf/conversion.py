@@ -3,30 +3,21 @@
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from hashlib import file_digest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from tqdm import tqdm
-from transformers import AutoModelForCausalLM, GgufConfig, modeling_gguf_pytorch_utils
-
-from training.convert.gguf.tokenizer import read_tokenizer
 from training.convert.output import Report
 from training.errors import TrainingError
 from training.files import read_json, write_aside, write_json
 from training.model_directory.provenance import write_provenance
 from training.model_directory.templates import read_template
 from training.model_directory.tokenizer_files import finish_tokenizer
-from training.progress import hush_transformers
 from training.weights.directory import read_model
 
 # what transformers' and gguf's readers raise for a file that is cut short or of an unknown kind
 UNREADABLE = (ImportError, OSError, ValueError, LookupError, RuntimeError, struct.error)
-
-Loaded = Any  # transformers' model or tokenizer, without importing it for --help
 
 
 def convert_gguf(
@@ -49,7 +40,11 @@ def convert_gguf(
     _check_whole(source)
     with write_aside(output) as aside:
         with _reading(source) as place:
-            model, tokenizer = _load(place, dtype)
+            from training.convert.gguf.reader import (
+                read_gguf,  # late: seconds, and none for an input that is wrong
+            )
+
+            model, tokenizer = read_gguf(place, dtype)
         _check_finite(model, dtype)
         model.save_pretrained(aside, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(aside)
@@ -89,20 +84,7 @@ def _reading(source: Path) -> Iterator[Path]:
             raise TrainingError(f"{source}: transformers cannot read it: {reason}") from error
 
 
-def _load(place: Path, dtype: str) -> tuple[Loaded, Loaded]:
-    hush_transformers()
-    # its own bar, which heeds no setting: None hides it where there is no terminal
-    modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=None)
-    model = AutoModelForCausalLM.from_pretrained(
-        place.parent,
-        gguf_file=place.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=getattr(torch, dtype),
-    )
-    return model, read_tokenizer(place, model.config.max_position_embeddings)
-
-
-def _check_finite(model: Loaded, dtype: str) -> None:
+def _check_finite(model: Any, dtype: str) -> None:
     for name, values in model.state_dict().items():
         if not values.isfinite().all():
             raise TrainingError(f"{name} overflows {dtype}: use --dtype bfloat16 or float32")

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import LlamaConfig
-
 from training.convert.meta.params import Params, read_params
 from training.convert.meta.pieces import Pieces
 from training.convert.meta.release import assemble, read_release
@@ -65,6 +63,8 @@ def _tokenizer(path: Path, context: int, template: str, pieces: dict[str, Pieces
 def _write_config(
     directory: Path, params: Params, pieces: dict[str, Pieces], context: int, tokenizer: Any
 ) -> None:
+    from transformers import LlamaConfig  # late: seconds, and none for an input that is wrong
+
     embedding = pieces["model.embed_tokens.weight"].planned()
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = LlamaConfig(

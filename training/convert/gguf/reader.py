@@ -1,0 +1,29 @@
+"""A GGUF file as transformers reads it: its blocks as plain weights, and its tokenizer."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, GgufConfig, modeling_gguf_pytorch_utils
+
+from training.convert.gguf.tokenizer import read_tokenizer
+from training.progress import hush_transformers
+
+
+def read_gguf(place: Path, dtype: str) -> tuple[Any, Any]:
+    """Return transformers' model, in `dtype` (float16 …), and its tokenizer.
+
+    Raises whatever transformers' and gguf's readers raise for a file that they cannot read.
+    """
+    hush_transformers()
+    # its own bar, which heeds no setting: None hides it where there is no terminal
+    modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=None)
+    model = AutoModelForCausalLM.from_pretrained(
+        place.parent,
+        gguf_file=place.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=getattr(torch, dtype),
+    )
+    return model, read_tokenizer(place, model.config.max_position_embeddings)
