@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import CO_OPTIMIZED
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +21,7 @@ from tests.service.conftest import running, until_ready
 from tests.service.fake import FakeEngine
 from tests.training.conftest import write_recipe
 from training.merge.job import merge
+from training.train import session  # noqa: F401 - imported late, and an import calls functions too
 from training.train.config import load_config
 from training.train.job import train
 
@@ -38,7 +40,8 @@ def called(program: str) -> Iterator[list[str]]:
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         name = frame.f_code.co_filename
-        if event == "call" and name.startswith(root) and frame.f_code.co_name != "<module>":
+        function = frame.f_code.co_flags & CO_OPTIMIZED  # no module's body, no class's
+        if event == "call" and name.startswith(root) and function:
             files.setdefault(name.removeprefix(f"{ROOT}/"))
 
     order: list[str] = []
