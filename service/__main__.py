@@ -5,6 +5,7 @@ import sys
 from contextlib import suppress
 from multiprocessing.util import get_temp_dir
 from shutil import rmtree
+from typing import NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
@@ -18,7 +19,7 @@ raise_gc_threshold()  # until the last is imported: vllm_engine.py
 
 
 def main() -> int:
-    """Read the settings, serve until told to stop; the exit code tells why it ended."""
+    """Read the settings, serve until SIGTERM; the exit code says why it ended."""
     try:
         settings = CliApp.run(Settings)
     except ValidationError as error:
@@ -48,5 +49,10 @@ def main() -> int:
     os._exit(server.exit_code)
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """`mergeline-serve`, and `python -m service`."""
     run(main)
+
+
+if __name__ == "__main__":
+    command()

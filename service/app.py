@@ -41,12 +41,12 @@ logger = logging.getLogger("mergeline")
 
 
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
-    """An app that loads `engine` when it starts; `app.state.lifecycle` tells how far it is."""
+    """An app that loads `engine` when it starts; `app.state.lifecycle` knows how far it is."""
     metrics = Metrics()
     tracing = tracing_to(settings.otlp_traces_endpoint)
     adapters = Adapters(settings, engine)
     lifecycle = Lifecycle(engine, adapters, metrics, settings)
-    # asked only once the engine is ready: its own default is known then
+    # called only once the engine is ready: its own default is known then
     admission = Admission(lambda: engine.max_num_seqs + settings.max_queued_prompts, metrics)
     deployment = Deployment(engine, settings, metrics, adapters, lifecycle, admission)
 
@@ -81,7 +81,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
 
 
 def _add_cors(app: FastAPI, settings: Settings) -> None:
-    """Before the gate: a browser asks whether it may call without the key it would call with."""
+    """Before the gate: a browser's preflight request carries no key."""
     origins = settings.cors_origins.split()
     if origins:
         app.add_middleware(
@@ -113,7 +113,7 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _methods(request: Request) -> list[str]:
-    """Those of all routes with this path: starlette's own Allow header tells the first's alone."""
+    """Those of all routes with this path: starlette's own Allow header has the first's alone."""
     matching = (
         route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE
     )

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from service.engine.protocol import Engine
 from service.generation.adapter_registry import Adapters
 from service.generation.admission import Admission, Ticket
-from service.generation.prompt import PromptEncoder
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.settings import Settings
@@ -30,11 +29,6 @@ class Deployment:
     admission: Admission
     running: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     """Numbers of prompts by request id: a client may use one id twice at a time."""
-
-    @property
-    def encoder(self) -> PromptEncoder:
-        """Of the engine's tokenizer; there once the service is ready."""
-        return self.lifecycle.encoder
 
     @contextmanager
     def request(self, request_id: str, prompts: int) -> Iterator[Ticket]:

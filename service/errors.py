@@ -1,11 +1,32 @@
 """What can go wrong with a request, and how it is answered."""
 
-from typing import Any
-
+from pydantic import ConfigDict, with_config
 from starlette.responses import JSONResponse
 from starlette.types import Scope
+from typing_extensions import TypedDict
+
+from service.request_record import record_of
 
 ENGINE_GONE = "the engine has died or was given up; the service is stopping"
+
+
+closed = with_config(ConfigDict(extra="forbid"))
+"""Marks the type of a JSON object that has no further members."""
+
+
+@closed
+class ItemFailure(TypedDict):
+    """Why one prompt of a list has no answer."""
+
+    error: str
+    error_type: str
+    param: str | None
+
+
+class ErrorBody(ItemFailure):
+    """Every answer that is not 200, and the last event of a stream that failed."""
+
+    request_id: str | None
 
 
 class ServiceError(Exception):
@@ -20,14 +41,13 @@ class ServiceError(Exception):
         self.message = _printable(message)
         self.param = None if param is None else _printable(param)
 
-    def body(self, request_id: str | None) -> dict[str, Any]:
-        """The JSON object of the HTTP contract."""
-        return {
-            "error": self.message,
-            "error_type": self.error_type,
-            "param": self.param,
-            "request_id": request_id,
-        }
+    def failure(self) -> ItemFailure:
+        """As the `error` of a list's item."""
+        return {"error": self.message, "error_type": self.error_type, "param": self.param}
+
+    def body(self, request_id: str | None) -> ErrorBody:
+        """As the body of an answer."""
+        return {**self.failure(), "request_id": request_id}
 
     def headers(self) -> dict[str, str]:
         """Headers that go with the status."""
@@ -36,17 +56,16 @@ class ServiceError(Exception):
 
 def answer(error: ServiceError, scope: Scope) -> JSONResponse:
     """The answer to the request of `scope`: in OpenAI's shape under /v1."""
-    body = error.body(scope["state"]["request_id"])
-    if scope["path"].startswith("/v1/"):
-        body = {
-            "error": {
-                "message": error.message,
-                "type": error.error_type,
-                "param": error.param,
-                "code": error.status,
-            }
-        }
-    return JSONResponse(body, error.status, error.headers())
+    if not scope["path"].startswith("/v1/"):
+        body = error.body(record_of(scope).request_id)
+        return JSONResponse(body, error.status, error.headers())
+    openai = {
+        "message": error.message,
+        "type": error.error_type,
+        "param": error.param,
+        "code": error.status,
+    }
+    return JSONResponse({"error": openai}, error.status, error.headers())
 
 
 def _printable(text: str) -> str:

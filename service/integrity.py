@@ -28,7 +28,7 @@ THREADS = 4  # files hashed at the same time: sha256 lets go of the interpreter
 PERIOD_S = 10.0  # between two lines of progress
 AGAIN = "copy the model here again, all of it"
 WEIGHTS_ONLY = f"{PROVENANCE} covers the weights only: merge or convert again to cover the rest"
-RECORDED = "recorded as found by service.integrity: tells later changes, not where this comes from"
+RECORDED = "recorded as found by service.integrity: shows later changes, not where this comes from"
 
 
 class IntegrityError(Exception):
@@ -42,6 +42,9 @@ class Summary:
     files: int
     size: int
     notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.files} file{'' if self.files == 1 else 's'}, {self.size / 1e9:.2f} GB"
 
 
 Sums = dict[str, str]
@@ -91,8 +94,8 @@ def record(model: Path) -> Summary:
     _check_indexes(model, weights)
     found, size = _hash(model, names)
     files = {name: found.pop(name) for name in weights}
-    told = {"note": RECORDED, "files": files, "other_files": found, "sha256": _one_sum(files)}
-    _write(model, json.dumps(told, indent=2) + "\n")
+    sums = {"note": RECORDED, "files": files, "other_files": found, "sha256": _one_sum(files)}
+    _write(model, json.dumps(sums, indent=2) + "\n")
     return Summary(len(names), size)
 
 
@@ -106,11 +109,11 @@ def _read_sums(model: Path) -> tuple[Sums, Sums | None]:
             " write one; for a model from elsewhere that is known to be right,"
             f" `python -m service.integrity --record {model}` does"
         )
-    told = _read_json(path)
-    weights = _sums(path, told, "files")
-    if told.get("sha256") != _one_sum(weights):
+    content = _read_json(path)
+    weights = _sums(path, content, "files")
+    if content.get("sha256") != _one_sum(weights):
         raise IntegrityError(f"{path}: sha256 does not stand for its files: {AGAIN}")
-    return weights, _sums(path, told, "other_files") if "other_files" in told else None
+    return weights, _sums(path, content, "other_files") if "other_files" in content else None
 
 
 def _refuse_no_directory(model: Path) -> None:
@@ -133,8 +136,8 @@ def _refuse_others(model: Path, expected: Set[str], *, weights_only: bool) -> No
     extra = {*_present(model)} - expected - {PROVENANCE}
     extra = {*filter(_is_weights, extra)} if weights_only else extra
     if extra:
-        told = f"{_list(sorted(extra))} not in {PROVENANCE}, perhaps left from another model"
-        raise IntegrityError(f"{model}: {told}: remove what is not of this one")
+        problem = f"{_list(sorted(extra))} not in {PROVENANCE}, perhaps left from another model"
+        raise IntegrityError(f"{model}: {problem}: remove what is not of this one")
 
 
 def _stays_inside(name: str) -> bool:
@@ -142,22 +145,22 @@ def _stays_inside(name: str) -> bool:
     return str(inside) == name and not inside.is_absolute() and ".." not in inside.parts
 
 
-def _sums(path: Path, told: Mapping[str, Any], key: str) -> Sums:
+def _sums(path: Path, content: Mapping[str, Any], key: str) -> Sums:
     """The sums under `key`; no name in them may lead out of the directory."""
-    sums = told.get(key)
-    texts = isinstance(sums, dict) and all(isinstance(value, str) for value in sums.values())
-    if not isinstance(sums, dict) or not texts or (key == "files" and not sums):
+    sums = content.get(key)
+    weights = key == "files"
+    if not isinstance(sums, dict) or (weights and not sums) or not _all_texts(sums.values()):
         raise IntegrityError(f"{path}: {key} must map file names to sha256 sums: {AGAIN}")
     for name in sums:
-        _refuse_elsewhere(path, key, name)
+        if not _stays_inside(name) or (weights and not _is_weights(name)):
+            raise IntegrityError(
+                f"{path}: {key} names {name!r}, which is no such file of this directory: {AGAIN}"
+            )
     return sums
 
 
-def _refuse_elsewhere(path: Path, key: str, name: str) -> None:
-    if not _stays_inside(name) or (key == "files" and not _is_weights(name)):
-        raise IntegrityError(
-            f"{path}: {key} names {name!r}, which is no such file of this directory: {AGAIN}"
-        )
+def _all_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _is_weights(name: str) -> bool:
@@ -196,7 +199,7 @@ def _list(names: Sequence[str]) -> str:
 def _hash(model: Path, names: Iterable[str]) -> tuple[Sums, int]:
     """The sha256 by name, and the bytes of all files together."""
     sizes = {}
-    for name in names:  # opened first: what cannot be read is told before minutes of hashing
+    for name in names:  # opened first: what cannot be read is reported before minutes of hashing
         with (model / name).open("rb") as file:
             sizes[name] = os.fstat(file.fileno()).st_size
     total = sum(sizes.values())
@@ -260,9 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         remedy = f": let every user read it, chmod -R a+rX {args.model}" if rights else ""
         print(f"error: {error.filename or args.model}: {error.strerror}{remedy}", file=sys.stderr)
         return 2
-    told = f"recorded in {PROVENANCE}" if args.record else f"as {PROVENANCE} says"
-    files = f"{summary.files} file{'' if summary.files == 1 else 's'}"
-    print(f"{args.model}: {files}, {summary.size / 1e9:.2f} GB, {told}")
+    outcome = f"recorded in {PROVENANCE}" if args.record else f"as {PROVENANCE} says"
+    print(f"{args.model}: {summary}, {outcome}")
     for note in summary.notes:
         print(f"note: {note}")
     return 0

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 
 from starlette.types import ASGIApp
@@ -29,15 +30,19 @@ class State(StrEnum):
     DEAD = "dead"
 
 
-class Lifecycle:
-    """Starts the engine, watches it, and counts the requests that a drain has to wait for."""
+@dataclass(frozen=True)
+class Ready:
+    """What there is once the model is loaded."""
 
-    openai_routes: ASGIApp
-    """The engine's own, from the moment it is ready."""
-    encoder: PromptEncoder
-    """Of the engine's tokenizer, once that is loaded."""
     fingerprint: str
     """Of the model's files, read while they are loaded: they may be others later."""
+    encoder: PromptEncoder
+    openai_routes: ASGIApp
+    """The engine's own."""
+
+
+class Lifecycle:
+    """Starts the engine, watches it, and counts the requests that a drain has to wait for."""
 
     def __init__(
         self, engine: Engine, adapters: Adapters, metrics: Metrics, settings: Settings
@@ -49,17 +54,18 @@ class Lifecycle:
         self._stall_timeout_s = settings.stall_timeout_s
         self.in_flight = 0
         self.failure: str | None = None
+        self._ready: Ready | None = None
         self._enter(State.LOADING)
 
     async def run(self) -> None:
         """Load, generate one token, then watch until the engine dies."""
         try:
             reading = asyncio.to_thread(fingerprint, self._model)
-            self.fingerprint, _ = await asyncio.gather(reading, self._engine.start())
-            self.encoder = PromptEncoder(self._engine.tokenizer)
+            digest, _ = await asyncio.gather(reading, self._engine.start())
+            encoder = PromptEncoder(self._engine.tokenizer)
             await self._adapters.load_first()
-            self.openai_routes = await self._engine.openai_routes()
-            await self._generate_one_token()
+            self._ready = Ready(digest, encoder, await self._engine.openai_routes())
+            await self._generate_one_token(encoder)
         except Exception as error:  # whatever it was, the process must end and say so
             logger.exception("the model could not be loaded")
             self._die(f"the model could not be loaded: {error}")
@@ -85,16 +91,17 @@ class Lifecycle:
         if self.in_flight:
             self._engine.fail()
 
-    def refuse_unless_ready(self) -> None:
-        """Raise UnavailableError while loading, draining, or dead."""
-        if self.state is not State.READY:
+    def require_ready(self) -> Ready:
+        """What requests are served with. Raises UnavailableError while loading, draining, dead."""
+        if self._ready is None or self.state is not State.READY:
             self._metrics.rejections.labels("unavailable").inc()
             raise UnavailableError(f"the service is {self.state}")
+        return self._ready
 
     @contextmanager
     def request(self) -> Iterator[None]:
         """Hold a generation request in flight. Raises UnavailableError unless ready."""
-        self.refuse_unless_ready()
+        self.require_ready()
         self.in_flight += 1
         self._metrics.in_flight.set(self.in_flight)
         try:
@@ -103,9 +110,9 @@ class Lifecycle:
             self.in_flight -= 1
             self._metrics.in_flight.set(self.in_flight)
 
-    async def _generate_one_token(self) -> None:
+    async def _generate_one_token(self, encoder: PromptEncoder) -> None:
         sampling = {"max_tokens": 1, "temperature": 0.0}
-        ids = self.encoder.encode("1", raw=False)
+        ids = encoder.encode("1", raw=False)
         request = GenerationRequest("warm-up", ids, sampling)
         async with aclosing(self._engine.generate(request)) as steps:
             async for _ in steps:

@@ -11,11 +11,11 @@ from service.validation import first_problem
 
 TOKEN_ID = re.compile("[0-9]{1,10}")
 MAX_LOGPROBS = 64
-"""Likeliest tokens that the engine can tell of one position; beam search reads them."""
+"""Most alternatives a position that the engine returns; beam search needs them."""
 
 
 def _encodable(text: str) -> str:
-    """JSON can spell half a character ("\\ud800"), which no tokenizer takes."""
+    r"""Refuse half a character, which JSON can spell ("\ud800") and no tokenizer takes."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -45,9 +45,8 @@ class StructuredOutputs(BaseModel):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "StructuredOutputs":
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError("give exactly one of json, regex, choice, grammar")
+        if _count_set(self.json_schema, self.regex, self.choice, self.grammar) != 1:
+            raise ValueError("set exactly one of json, regex, choice, grammar")
         return self
 
 
@@ -96,7 +95,7 @@ class Parameters(BaseModel):
     best_of: int | None = Field(None, ge=1, le=32, description="beams of use_beam_search")
 
     preset: NonEmpty | None = Field(
-        None, description="name of parameters kept by the service; what is given here wins"
+        None, description="name of parameters kept by the service; those of the request win"
     )
     priority: int = Field(0, ge=-(2**31), lt=2**31, description="lower ones are served first")
     timeout_s: float | None = Field(None, gt=0, le=86400, description="504 after that many seconds")
@@ -106,20 +105,24 @@ class Parameters(BaseModel):
 
     @model_validator(mode="after")
     def _aliases_agree(self) -> "Parameters":
-        if self.max_tokens is not None and self.max_new_tokens is not None:
-            raise ValueError("give max_tokens or its alias max_new_tokens, not both")
-        widths = (self.beam_width, self.num_beams, self.best_of)
-        if sum(width is not None for width in widths) > 1:
-            raise ValueError("give one of beam_width, num_beams, best_of")
+        if _count_set(self.max_tokens, self.max_new_tokens) > 1:
+            raise ValueError("set max_tokens or its alias max_new_tokens, not both")
+        widths = _count_set(self.beam_width, self.num_beams, self.best_of)
+        if widths > 1:
+            raise ValueError("set one of beam_width, num_beams, best_of")
         if (self.best_of or 1) > 1 and not self.use_beam_search:
             raise ValueError("best_of means beams: it needs use_beam_search true")
-        if self.use_beam_search and widths == (None, None, None):
+        if self.use_beam_search and not widths:
             raise ValueError("use_beam_search needs best_of: how many beams")
         return self
 
 
-def given(parameters: Parameters) -> dict[str, Any]:
-    """The fields that were given, aliases under the names they stand for."""
+def _count_set(*values: object) -> int:
+    return sum(value is not None for value in values)
+
+
+def canonical(parameters: Parameters) -> dict[str, Any]:
+    """The fields that are set, aliases under the names they stand for."""
     fields = parameters.model_dump(exclude_unset=True, exclude_none=True, by_alias=True)
     for alias, name in (
         ("max_new_tokens", "max_tokens"),
@@ -138,12 +141,9 @@ def given(parameters: Parameters) -> dict[str, Any]:
 
 
 def checked(fields: dict[str, Any]) -> dict[str, Any]:
-    """Parameters that a deployment keeps, as `given` gives them.
-
-    Raises ValueError naming the field.
-    """
+    """A deployment's parameters as `canonical` returns them. Raises ValueError with the field."""
     try:
-        return given(Parameters.model_validate(fields))
+        return canonical(Parameters.model_validate(fields))
     except ValidationError as error:
         raise ValueError(first_problem(error.errors()).message) from error
     except InvalidRequestError as error:

@@ -40,16 +40,16 @@ def document_alias(schema: JsonSchema) -> None:
 
 
 def _not_null(field: JsonSchema) -> JsonSchema:
-    (given,) = (each for each in field["anyOf"] if each != {"type": "null"})
-    return {**{key: value for key, value in field.items() if key != "anyOf"}, **given}
+    (typed,) = (each for each in field["anyOf"] if each != {"type": "null"})
+    return {**{key: value for key, value in field.items() if key != "anyOf"}, **typed}
 
 
-def _given(name: str, **rule: Any) -> JsonSchema:
+def _set(name: str, **rule: Any) -> JsonSchema:
     return {"required": [name], "properties": {name: rule or {"not": {"type": "null"}}}}
 
 
 def _not_both(one: str, other: str) -> JsonSchema:
-    return {"not": {"allOf": [_given(one), _given(other)]}}
+    return {"not": {"allOf": [_set(one), _set(other)]}}
 
 
 TOGETHER: JsonSchema = {
@@ -59,12 +59,12 @@ TOGETHER: JsonSchema = {
         _not_both("beam_width", "best_of"),
         _not_both("num_beams", "best_of"),
         {
-            "if": _given("best_of", minimum=2, type="integer"),
-            "then": _given("use_beam_search", const=True),
+            "if": _set("best_of", minimum=2, type="integer"),
+            "then": _set("use_beam_search", const=True),
         },
         {
-            "if": _given("use_beam_search", const=True),
-            "then": {"anyOf": [_given(name) for name in ("beam_width", "num_beams", "best_of")]},
+            "if": _set("use_beam_search", const=True),
+            "then": {"anyOf": [_set(name) for name in ("beam_width", "num_beams", "best_of")]},
         },
     ]
 }

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
         description="LoRA adapters served beside the model: name=directory name=directory ...",
     )
     max_adapters: int | None = Field(
-        None, ge=0, description="most adapters at a time; default: those given with --adapters"
+        None, ge=0, description="most adapters at a time; default: as many as --adapters has"
     )
     max_adapter_rank: int | None = Field(
         None, ge=1, description="largest rank of an adapter; default: what --adapters need"
@@ -160,9 +160,9 @@ class Settings(BaseSettings):
         first = self.first_adapters
         _ = self.lora_rank
         if self.adapter_slots < len(first):
-            raise ValueError(f"max_adapters={self.max_adapters} is below the {len(first)} given")
+            raise ValueError(f"max_adapters={self.max_adapters}: there are {len(first)} adapters")
         if self.adapter_slots and not first and self.max_adapter_rank is None:
-            raise ValueError("max_adapters needs max_adapter_rank when no adapter is given")
+            raise ValueError("max_adapters needs max_adapter_rank where adapters is empty")
         return self
 
     @model_validator(mode="after")

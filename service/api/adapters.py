@@ -18,7 +18,7 @@ def admin_router(deployment: Deployment) -> APIRouter:
 
     @router.get("/adapters", summary="Adapters that requests may name", responses=refusals(404))
     async def served() -> AdapterList:
-        return {"adapters": [_told(adapter) for adapter in adapters]}
+        return {"adapters": [_answer(adapter) for adapter in adapters]}
 
     @router.post(
         "/adapters",
@@ -26,8 +26,8 @@ def admin_router(deployment: Deployment) -> APIRouter:
         responses=refusals(400, 404, 503),
     )
     async def load(body: LoadAdapterRequest) -> AdapterAnswer:
-        lifecycle.refuse_unless_ready()
-        return _told(await adapters.load(body.name, Path(body.path)))
+        lifecycle.require_ready()
+        return _answer(await adapters.load(body.name, Path(body.path)))
 
     @router.delete(
         "/adapters/{name}",
@@ -35,12 +35,12 @@ def admin_router(deployment: Deployment) -> APIRouter:
         responses=refusals(404, 503),
     )
     async def unload(name: str) -> Unloaded:
-        lifecycle.refuse_unless_ready()
+        lifecycle.require_ready()
         await adapters.unload(name)
         return {"unloaded": name}
 
     return router
 
 
-def _told(adapter: Adapter) -> AdapterAnswer:
+def _answer(adapter: Adapter) -> AdapterAnswer:
     return {"name": adapter.name, "path": str(adapter.path)}

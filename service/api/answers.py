@@ -1,43 +1,24 @@
-"""Answers of the HTTP contract: their members and types, as the OpenAPI document tells them."""
+"""Answers of the HTTP contract: their members and types, as they stand in the OpenAPI document."""
 
 from typing import Any, NotRequired
 
-from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
-CLOSED = ConfigDict(extra="forbid")
+from service.errors import ItemFailure, closed
 
 
-class ItemFailure(TypedDict):
-    """Why one prompt of a list has no answer."""
-
-    __pydantic_config__ = CLOSED  # type: ignore[misc]
-
-    error: str
-    error_type: str
-    param: str | None
-
-
-class ErrorBody(ItemFailure):
-    """Every answer that is not 200, and the last event of a stream that failed."""
-
-    request_id: str | None
-
-
+@closed
 class Usage(TypedDict):
     """Tokens."""
-
-    __pydantic_config__ = CLOSED  # type: ignore[misc]
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
 
 
+@closed
 class Logprob(TypedDict):
     """Natural log of a token's probability."""
-
-    __pydantic_config__ = CLOSED  # type: ignore[misc]
 
     token_id: int
     token: str
@@ -50,10 +31,9 @@ class PositionLogprobs(Logprob):
     top_logprobs: list[Logprob]
 
 
+@closed
 class Output(TypedDict):
     """One of several texts for a prompt."""
-
-    __pydantic_config__ = CLOSED  # type: ignore[misc]
 
     index: int
     generated_text: str
@@ -62,10 +42,9 @@ class Output(TypedDict):
     logprobs: NotRequired[list[PositionLogprobs]]
 
 
+@closed
 class Result(TypedDict):
-    """The answer to one prompt; `outputs` when more than one was asked for."""
-
-    __pydantic_config__ = CLOSED  # type: ignore[misc]
+    """The answer to one prompt; `outputs` when `n` or the beams are more than one."""
 
     generated_text: str | None
     finish_reason: str | None
@@ -84,13 +63,20 @@ class ListItem(Result):
     index: int
 
 
+@closed
 class ResultList(TypedDict):
     """The answers to a list of prompts, in its order."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]
-
     results: list[ListItem]
     usage: Usage
+
+
+@closed
+class Delta(TypedDict):
+    """What is new in one output of a stream."""
+
+    index: int
+    text: str
 
 
 class Tokens(TypedDict):
@@ -120,10 +106,9 @@ class Load(TypedDict):
     load: int
 
 
+@closed
 class StateAnswer(TypedDict):
     """loading, ready, draining or dead; and what it died of."""
-
-    __pydantic_config__ = CLOSED  # type: ignore[misc]
 
     state: str
     failure: str | None

@@ -2,19 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from service.api.answers import Delta, ListItem, Result, ResultList
 from service.api.openapi import GENERATED, refusals
 from service.api.requests import GenerateRequest
 from service.api.results import failed_item, sse, stream_end, total_usage, whole_result
 from service.deployment import Deployment, item_ids
 from service.engine.protocol import Completion, GenerationRequest
 from service.errors import InvalidRequestError, ServiceError
+from service.generation.admission import Ticket
 from service.generation.plan import check_token_ids, to_plan
 from service.generation.steps import Generation
 from service.http.streams import (
@@ -24,9 +25,10 @@ from service.http.streams import (
     as_they_finish,
     unless_gone,
 )
+from service.request_record import RequestRecord, record_of
 
 logger = logging.getLogger("mergeline")
-Item = asyncio.Task[dict[str, Any]]
+Item = asyncio.Task[ListItem]
 TOGETHER = 32  # prompts of a list that are encoded before others have their turn
 DONE = b"data: [DONE]\n\n"
 
@@ -41,17 +43,16 @@ def generate_router(deployment: Deployment) -> APIRouter:
         responses={**GENERATED, **refusals(400, 429, 503, 504)},
     )
     async def generate(body: GenerateRequest, http: Request) -> Response:
-        http.state.request_id = body.parameters.request_id or http.state.request_id
-        deployment.lifecycle.refuse_unless_ready()
-        call = _Call(deployment, body, http)
+        record = record_of(http.scope)
+        record.request_id = body.parameters.request_id or record.request_id
+        call = _Call(deployment, body, record)
         try:
             if body.stream:
-                held = call.held(call.stream_list() if call.is_list else call.stream_one())
-                first = await unless_gone(http, anext(held))
-                return EventStream(first, held)
-            with deployment.request(call.request_id, len(call.prompts)) as call.ticket:
-                work = call.answer_list() if call.is_list else call.answer_one()
-                return JSONResponse(await unless_gone(http, work))
+                events = call.stream_list() if call.is_list else call.stream_one()
+                first = await unless_gone(http, anext(events))
+                return EventStream(first, events)
+            work = call.answer_list() if call.is_list else call.answer_one()
+            return JSONResponse(await unless_gone(http, work))
         except ClientGoneError:
             return Response(status_code=CLIENT_GONE)
 
@@ -61,14 +62,17 @@ def generate_router(deployment: Deployment) -> APIRouter:
 class _Call:
     """One POST /generate under way. Raises InvalidRequestError for what is wrong with all of it."""
 
-    def __init__(self, deployment: Deployment, body: GenerateRequest, http: Request) -> None:
+    def __init__(
+        self, deployment: Deployment, body: GenerateRequest, record: RequestRecord
+    ) -> None:
         engine, settings = deployment.engine, deployment.settings
-        self.request_id: str = http.state.request_id
+        self._encoder = deployment.lifecycle.require_ready().encoder
+        self._record, self._id = record, record.request_id
         self.is_list = isinstance(body.prompt, list)
-        self.prompts = _prompts(body, settings.max_prompts)
+        self._prompts = _prompts(body, settings.max_prompts)
         if settings.log_prompts:
-            fields = {"request_id": self.request_id, "prompts": self.prompts}
-            logger.info("request %s: %r", self.request_id, self.prompts, extra={"fields": fields})
+            fields = {"request_id": self._id, "prompts": self._prompts}
+            logger.info("request %s: %r", self._id, self._prompts, extra={"fields": fields})
         self._deployment = deployment
         self._parameters = body.parameters
         deployment.adapters.check(body.parameters.adapter)
@@ -76,74 +80,74 @@ class _Call:
         check_token_ids(self._plan.sampling, engine.vocab_size)
         timeout = body.parameters.timeout_s
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
-        self._generation = Generation(engine, deployment.metrics, self._plan, deadline, http)
+        self._generation = Generation(engine, deployment.metrics, self._plan, deadline, record)
         self._model = settings.model_name
-        self._trace: dict[str, str] = http.scope["state"].get("trace", {})
 
-    async def answer_one(self) -> dict[str, Any]:
-        return await self._whole(self._request(self.prompts[0], self.request_id))
+    async def answer_one(self) -> Result:
+        with self._under_way():
+            return await self._whole(self._request(self._prompts[0], self._id))
 
-    async def answer_list(self) -> dict[str, Any]:
-        tasks: list[Item] = []
-        try:
-            await self._start(tasks)
-            results = await asyncio.gather(*tasks)
-        finally:
-            for unfinished in tasks:
-                unfinished.cancel()
+    async def answer_list(self) -> ResultList:
+        with self._under_way() as ticket:
+            async with self._items(ticket) as items:
+                results = await asyncio.gather(*items)
         return {"results": results, "usage": total_usage(results)}
 
     async def stream_list(self) -> AsyncGenerator[bytes]:
         """One event an item, in the order in which they finish; a step's events in one piece."""
-        yield b": accepted\n\n"  # a comment: the headers leave before the first item is done
-        tasks: list[Item] = []
-        try:
-            await self._start(tasks, streaming=True)
-            async with aclosing(as_they_finish(tasks)) as finished:
+        with self._under_way() as ticket:
+            yield b": accepted\n\n"  # a comment: the headers leave before the first item is done
+            async with (
+                self._items(ticket, streaming=True) as items,
+                aclosing(as_they_finish(items)) as finished,
+            ):
                 async for results in finished:
                     yield b"".join(map(sse, results))
-        finally:
-            for unfinished in tasks:
-                unfinished.cancel()
-        yield DONE
+            yield DONE
 
     async def stream_one(self) -> AsyncGenerator[bytes]:
         """Deltas as they come, then the end with finish_reason and usage."""
-        request = self._request(self.prompts[0], self.request_id, stream=True)
-        seen: list[Completion] = []
+        with self._under_way():
+            request = self._request(self._prompts[0], self._id, stream=True)
+            seen: list[Completion] = []
+            try:
+                async with aclosing(self._generation.steps(request)) as steps:
+                    async for step in steps:
+                        seen.extend(step)
+                        for completion in step:
+                            yield sse(Delta(index=completion.index, text=completion.text))
+            except ServiceError as error:
+                if not seen:
+                    raise
+                yield sse(error.body(self._id))
+            else:
+                yield sse(stream_end(request, seen, self._model))
+            yield DONE
+
+    def _under_way(self) -> AbstractContextManager[Ticket]:
+        return self._deployment.request(self._id, len(self._prompts))
+
+    @asynccontextmanager
+    async def _items(self, ticket: Ticket, *, streaming: bool = False) -> AsyncIterator[list[Item]]:
+        """A task for every prompt; at the end those that still run are cancelled.
+
+        Encoding thousands at once would hold up all other requests.
+        """
+        items: list[Item] = []
+        ids = item_ids(self._id, len(self._prompts))
         try:
-            async with aclosing(self._generation.steps(request)) as steps:
-                async for step in steps:
-                    seen.extend(step)
-                    for completion in step:
-                        yield sse({"index": completion.index, "text": completion.text})
-        except ServiceError as error:
-            if not seen:
-                raise
-            yield sse(error.body(self.request_id))
-        else:
-            yield sse(stream_end(request, seen, self._model))
-        yield DONE
+            for index, (prompt, request_id) in enumerate(zip(self._prompts, ids, strict=True)):
+                answer = self._item(index, prompt, request_id, streaming=streaming)
+                items.append(asyncio.create_task(answer))
+                items[-1].add_done_callback(lambda _: ticket.leave_one())
+                if index % TOGETHER == TOGETHER - 1:
+                    await asyncio.sleep(0)
+            yield items
+        finally:
+            for item in items:
+                item.cancel()
 
-    async def held(self, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-        """`events`, counted as under way from the first to the last."""
-        with self._deployment.request(self.request_id, len(self.prompts)) as self.ticket:
-            async with aclosing(events):
-                async for event in events:
-                    yield event
-
-    async def _start(self, tasks: list[Item], *, streaming: bool = False) -> None:
-        """Begin with every prompt. Encoding thousands at once would hold up all other requests."""
-        ids = item_ids(self.request_id, len(self.prompts))
-        for index, (prompt, request_id) in enumerate(zip(self.prompts, ids, strict=True)):
-            item = self._item(index, prompt, request_id, streaming=streaming)
-            tasks.append(asyncio.create_task(item))
-            if index % TOGETHER == TOGETHER - 1:
-                await asyncio.sleep(0)
-
-    async def _item(
-        self, index: int, prompt: str, request_id: str, *, streaming: bool
-    ) -> dict[str, Any]:
+    async def _item(self, index: int, prompt: str, request_id: str, *, streaming: bool) -> ListItem:
         """One result of a list. What is wrong with this prompt alone does not sink the rest.
 
         A dead engine does, unless a stream has begun: it is an item's failure then.
@@ -153,11 +157,9 @@ class _Call:
         except ServiceError as error:
             if error.status >= 500 and error.error_type != "timeout" and not streaming:
                 raise
-            return {"index": index, **failed_item(error, request_id, self._model)}
-        finally:
-            self.ticket.leave_one()
+            return failed_item(index, error, request_id, self._model)
 
-    async def _whole(self, request: GenerationRequest) -> dict[str, Any]:
+    async def _whole(self, request: GenerationRequest) -> Result:
         completions: list[Completion] = []
         async with aclosing(self._generation.steps(request)) as steps:
             async for step in steps:
@@ -166,7 +168,7 @@ class _Call:
 
     def _request(self, prompt: str, request_id: str, *, stream: bool = False) -> GenerationRequest:
         parameters, engine = self._parameters, self._deployment.engine
-        ids = self._deployment.encoder.encode(prompt, raw=parameters.raw)
+        ids = self._encoder.encode(prompt, raw=parameters.raw)
         return GenerationRequest(
             request_id,
             ids,
@@ -174,7 +176,7 @@ class _Call:
             stream,
             parameters.adapter,
             parameters.priority,
-            self._trace,
+            self._record.trace,
         )
 
 

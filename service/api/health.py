@@ -1,4 +1,4 @@
-"""Routes that tell how the service is, and what it serves."""
+"""Routes about the state of the service and about what it serves."""
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -45,16 +45,16 @@ def info_router(deployment: Deployment) -> APIRouter:
 
     @router.get("/info", summary="the model and its limits", responses=refusals(503))
     async def info() -> Info:
-        deployment.lifecycle.refuse_unless_ready()
+        ready = deployment.lifecycle.require_ready()
         return {
             "model": settings.model_name,
-            "fingerprint": deployment.lifecycle.fingerprint,
+            "fingerprint": ready.fingerprint,
             "adapters": deployment.adapters.names,
             "dtype": engine.dtype,
             "dtype_reason": engine.dtype_reason,
             "max_model_len": engine.max_model_len,
             "vocab_size": engine.vocab_size,
-            "chat_template": deployment.encoder.has_template,
+            "chat_template": ready.encoder.has_template,
             "default_parameters": {**DEFAULT_PARAMETERS, **settings.default_parameters},
             "presets": settings.presets,
             "max_prompts": settings.max_prompts,

@@ -16,7 +16,7 @@ class V1:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         inner = {key: scope[key] for key in scope if key not in ("app", "router", "endpoint")}
-        inner["state"] = dict(scope["state"])
+        inner["state"] = {}
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start" and "route" in inner:
@@ -30,8 +30,7 @@ class V1:
 
     async def _serve(self, inner: Scope, receive: Receive, send: Send) -> None:
         deployment = self._deployment
-        deployment.lifecycle.refuse_unless_ready()
-        routes = deployment.lifecycle.openai_routes
+        routes = deployment.lifecycle.require_ready().openai_routes
         if inner["method"] != "POST":
             await routes(inner, receive, send)
             return

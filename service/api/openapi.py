@@ -1,10 +1,12 @@
-"""The OpenAPI document: what every route can answer, and which key it asks for."""
+"""The OpenAPI document: what every route can answer, and which key it needs."""
 
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import TypeAdapter
 
-from service.api.answers import ErrorBody, Result, ResultList
+from service.api.answers import Delta, Result, ResultList
+from service.errors import ErrorBody
 from service.http.access_log import PROBES
 from service.settings import Settings
 
@@ -38,14 +40,10 @@ KEYS = {
     "key": {"type": "http", "scheme": "bearer", "description": "one of api_keys"},
     "adminKey": {"type": "http", "scheme": "bearer", "description": "one of admin_keys"},
 }
-DELTA = {
-    "title": "Delta",
-    "type": "object",
-    "properties": {"index": {"type": "integer"}, "text": {"type": "string"}},
-    "required": ["index", "text"],
-    "additionalProperties": False,
-}
-EVENT_DATA = [DELTA, *({"$ref": SCHEMAS + name} for name in ("Result", "ListItem", "ErrorBody"))]
+EVENT_DATA = [
+    TypeAdapter(Delta).json_schema(),
+    *({"$ref": SCHEMAS + name} for name in ("Result", "ListItem", "ErrorBody")),
+]
 EVENT = {
     "type": "object",
     "properties": {
@@ -62,7 +60,7 @@ EVENT = {
     },
     "required": ["data"],
 }
-"""One server-sent event, told under itemSchema as FastAPI tells its own."""
+"""One server-sent event, under itemSchema as FastAPI documents its own."""
 
 GENERATED: Responses = {
     200: {
@@ -106,8 +104,8 @@ def _complete(operation: dict[str, Any], security: list[dict[str, list[str]]]) -
     for status in (*([401] if {} not in security else []), 408, 413, 500):
         answers[str(status)] = _refusal(status)
     for status in sorted(answers):
-        told = answers[status] = answers.pop(status)
-        told.setdefault("headers", {})["X-Request-Id"] = {"schema": {"type": "string"}}
+        described = answers[status] = answers.pop(status)
+        described.setdefault("headers", {})["X-Request-Id"] = {"schema": {"type": "string"}}
 
 
 def _refusal(status: int) -> dict[str, Any]:

@@ -20,8 +20,7 @@ def tokens_router(deployment: Deployment) -> APIRouter:
         responses=refusals(400, 503),
     )
     async def tokenize(body: TokenizeRequest) -> Tokens:
-        lifecycle.refuse_unless_ready()
-        ids = deployment.encoder.encode(body.prompt, raw=body.raw)
+        ids = lifecycle.require_ready().encoder.encode(body.prompt, raw=body.raw)
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.max_model_len}
 
     @router.post(
@@ -30,7 +29,7 @@ def tokens_router(deployment: Deployment) -> APIRouter:
         responses=refusals(400, 503),
     )
     async def detokenize(body: DetokenizeRequest) -> Detokenized:
-        lifecycle.refuse_unless_ready()
+        lifecycle.require_ready()
         beyond = [token_id for token_id in body.tokens if token_id >= engine.vocab_size]
         if beyond:
             raise InvalidRequestError(

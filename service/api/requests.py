@@ -55,7 +55,7 @@ class AbortRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    request_id: RequestId = Field(description="as given, or as X-Request-Id told")
+    request_id: RequestId = Field(description="request_id or X-Request-Id of that request")
 
 
 class LoadAdapterRequest(BaseModel):

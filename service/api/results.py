@@ -1,24 +1,25 @@
 """Answers of the HTTP contract, from an engine's completions."""
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
+from service.api.answers import ListItem, Logprob, Output, PositionLogprobs, Result, Usage
 from service.engine.protocol import Completion, GenerationRequest, Position, TokenLogprob
 from service.errors import ServiceError
 
-Usage = dict[str, int]
 
-
-def whole_result(
-    request: GenerationRequest, completions: list[Completion], model: str
-) -> dict[str, Any]:
-    """The answer to one prompt; `outputs` when more than one was asked for."""
+def whole_result(request: GenerationRequest, completions: list[Completion], model: str) -> Result:
+    """The answer to one prompt, of one or several completions."""
     first = completions[0]
-    result = {
+    completion_tokens = sum(completion.token_count for completion in completions)
+    result: Result = {
         "generated_text": first.text,
         "finish_reason": first.finish_reason,
-        **_accounts(request, completions, model),
+        "usage": _usage(len(request.prompt_ids), completion_tokens),
+        "request_id": request.request_id,
+        "model": model,
+        "error": None,
+        "num_output_tokens_cf": completion_tokens,  # the name that the original clients read
     }
     if first.logprobs is not None:
         result["logprobs"] = _logprobs(first.logprobs)
@@ -27,7 +28,7 @@ def whole_result(
     return result
 
 
-def stream_end(request: GenerationRequest, deltas: list[Completion], model: str) -> dict[str, Any]:
+def stream_end(request: GenerationRequest, deltas: list[Completion], model: str) -> Result:
     """The last event of a stream: the whole text again, so that a client need not add it up."""
     by_index: dict[int, list[Completion]] = {}
     for delta in deltas:
@@ -35,20 +36,21 @@ def stream_end(request: GenerationRequest, deltas: list[Completion], model: str)
     return whole_result(request, [_joined(by_index[i]) for i in sorted(by_index)], model)
 
 
-def failed_item(error: ServiceError, request_id: str, model: str) -> dict[str, Any]:
-    """The place of a result in a list for a prompt that could not be answered."""
+def failed_item(index: int, error: ServiceError, request_id: str, model: str) -> ListItem:
+    """The place in a list of a prompt that could not be answered."""
     return {
+        "index": index,
         "generated_text": None,
         "finish_reason": None,
         "usage": _usage(0, 0),
         "request_id": request_id,
         "model": model,
-        "error": {key: error.body(None)[key] for key in ("error", "error_type", "param")},
+        "error": error.failure(),
         "num_output_tokens_cf": 0,
     }
 
 
-def total_usage(results: Iterable[dict[str, Any]]) -> Usage:
+def total_usage(results: Iterable[ListItem]) -> Usage:
     """Token counts of a whole list."""
     usages = [result["usage"] for result in results]
     return _usage(
@@ -57,22 +59,9 @@ def total_usage(results: Iterable[dict[str, Any]]) -> Usage:
     )
 
 
-def sse(event: dict[str, Any]) -> bytes:
+def sse(event: Mapping[str, object]) -> bytes:
     """One server-sent event. JSON holds no raw line break, so one data line is enough."""
     return f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
-
-
-def _accounts(
-    request: GenerationRequest, completions: list[Completion], model: str
-) -> dict[str, Any]:
-    completion_tokens = sum(completion.token_count for completion in completions)
-    return {
-        "usage": _usage(len(request.prompt_ids), completion_tokens),
-        "request_id": request.request_id,
-        "model": model,
-        "error": None,
-        "num_output_tokens_cf": completion_tokens,  # the name that the original clients read
-    }
 
 
 def _joined(deltas: list[Completion]) -> Completion:
@@ -86,8 +75,8 @@ def _joined(deltas: list[Completion]) -> Completion:
     )
 
 
-def _output(completion: Completion) -> dict[str, Any]:
-    output = {
+def _output(completion: Completion) -> Output:
+    output: Output = {
         "index": completion.index,
         "generated_text": completion.text,
         "finish_reason": completion.finish_reason,
@@ -98,14 +87,14 @@ def _output(completion: Completion) -> dict[str, Any]:
     return output
 
 
-def _logprobs(positions: list[Position]) -> list[dict[str, Any]]:
+def _logprobs(positions: list[Position]) -> list[PositionLogprobs]:
     return [
         {**_logprob(position.sampled), "top_logprobs": [_logprob(top) for top in position.top]}
         for position in positions
     ]
 
 
-def _logprob(token: TokenLogprob) -> dict[str, Any]:
+def _logprob(token: TokenLogprob) -> Logprob:
     return {"token_id": token.token_id, "token": token.token, "logprob": token.logprob}
 
 

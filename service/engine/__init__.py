@@ -1,1 +1,1 @@
-"""vLLM's engine: how it is started, asked and ended."""
+"""vLLM's engine: how it is started, called and ended."""

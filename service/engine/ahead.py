@@ -8,6 +8,7 @@ does; the engine's process is a fork of it.
 import logging
 import multiprocessing
 import os
+import re
 import signal
 from importlib.util import find_spec
 from multiprocessing import forkserver
@@ -51,17 +52,17 @@ class ImportsAhead:
 
 def preload_libraries() -> None:
     """Set LD_PRELOAD as vLLM does on a CPU: torch's OpenMP for all, and its own malloc if any."""
-    libraries = [name for name in os.environ.get("LD_PRELOAD", "").split(":") if name]
-    if not any(name in str(libraries) for name in ("libomp", "libgomp", "libiomp")):
-        torch = _folder("torch")
-        found = [*torch.parent.glob("torch.libs/libgomp*.so*"), *torch.glob("lib/libgomp*.so*")]
-        libraries += map(str, found[:1])
-    if "libtcmalloc" not in str(libraries):
-        own = _folder("vllm") / "libs"
-        found = [*own.glob("libtcmalloc_minimal*.so*"), *own.glob("libtcmalloc.so*")]
-        libraries[:0] = map(str, found[:1])
-    if libraries:
-        os.environ["LD_PRELOAD"] = ":".join(libraries)
+    preloaded = os.environ.get("LD_PRELOAD", "")
+    torch, own = _folder("torch"), _folder("vllm") / "libs"
+    libraries = filter(None, preloaded.split(":"))
+    malloc, openmp = list[Path](), list[Path]()
+    if "libtcmalloc" not in preloaded:
+        malloc = [*own.glob("libtcmalloc_minimal*.so*"), *own.glob("libtcmalloc.so*")]
+    if not re.search("libomp|libgomp|libiomp", preloaded):
+        openmp = [*torch.parent.glob("torch.libs/libgomp*.so*"), *torch.glob("lib/libgomp*.so*")]
+    chosen = [*map(str, malloc[:1]), *libraries, *map(str, openmp[:1])]
+    if chosen:
+        os.environ["LD_PRELOAD"] = ":".join(chosen)
 
 
 class _Process(ForkServerProcess):

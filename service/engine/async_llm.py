@@ -24,12 +24,12 @@ class Progress:
     last: float = 0.0  # time.monotonic()
 
     def stalled_for(self) -> float:
-        """Seconds since the last output; 0 when nothing is asked for."""
+        """Seconds since the last output; 0 when no request runs."""
         return time.monotonic() - self.last if self.unfinished else 0.0
 
 
 class PlacedLLM(AsyncLLM):
-    """Places prompts as the model wants them, and keeps account of progress and adapters in use."""
+    """Places prompts as the model needs them, and tracks progress and adapters in use."""
 
     placement = Placement()
 

@@ -1,4 +1,4 @@
-"""Structured outputs that would cost the server more than an answer may: refused, whoever asks.
+"""Structured outputs that would cost the server more than an answer may: refused on every route.
 
 The engine's grammar library lays out every item that an array may have. A minItems of 10**9 took
 all of a machine's memory, and the server with it.

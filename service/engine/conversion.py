@@ -17,14 +17,14 @@ def prompt(request: GenerationRequest) -> Any:
 
 
 def sampling_params(request: GenerationRequest) -> Any:
-    """vLLM's SamplingParams: deltas for a stream, else one output at the end."""
+    """VLLM's SamplingParams: deltas for a stream, else one output at the end."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
     kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
     fields = dict(request.sampling)
     if "structured_outputs" in fields:
         fields["structured_outputs"] = StructuredOutputsParams(**fields["structured_outputs"])
-    # made for this request alone: vLLM need not copy it, as its own server tells it
+    # made for this request alone: vLLM need not copy it: its own server does the same
     return SamplingParams(**fields, output_kind=kind, skip_clone=True)
 
 
@@ -48,7 +48,7 @@ def timing(output: Any) -> Timing | None:
 
 
 def _positions(output: Any) -> list[Position]:
-    """vLLM gives a dict per position: token id -> logprob, the sampled token among them."""
+    """VLLM gives a dict per position: token id -> logprob, the sampled token among them."""
     positions = []
     for token_id, candidates in zip(output.token_ids, output.logprobs, strict=True):
         ranked = sorted(candidates.items(), key=lambda item: -item[1].logprob)

@@ -38,7 +38,7 @@ def set_environment(settings: Settings, placement: Placement) -> None:
 
 
 def number_format(settings: Settings) -> NumberFormat:
-    """The `dtype` that vLLM is given; what `auto` means on a CPU is told in the log."""
+    """The `dtype` for vLLM; the log says what `auto` means on a CPU."""
     from vllm.platforms import current_platform
 
     if settings.dtype != "auto":

@@ -1,4 +1,4 @@
-"""Which model a directory holds, told by its bytes: two of one name can be told apart."""
+"""Which model a directory holds, by its bytes: two models of one name differ in it."""
 
 import hashlib
 from collections.abc import Iterator

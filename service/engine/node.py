@@ -1,7 +1,7 @@
 """On a node that only computes: end when node 0, which answers the requests, has gone.
 
 vLLM's workers would wait for its next step for ever. Told to stop, the node goes on until then:
-node 0, told so too, still has requests to finish, and cannot without it.
+node 0, which got the signal too, still has requests to finish, and cannot without it.
 """
 
 import multiprocessing
@@ -15,7 +15,7 @@ from types import FrameType
 
 LOOK_EVERY_S = 2.0
 GONE_AFTER_S = 60.0  # a busy or restarting network is no reason to load the model anew
-FINISHED_AFTER_S = 10.0  # once told to stop
+FINISHED_AFTER_S = 10.0  # after SIGTERM
 
 
 class Follower:
@@ -23,10 +23,10 @@ class Follower:
 
     def __init__(self, leader: str, port: int) -> None:
         self._url = f"http://{leader}:{port}/livez"
-        self._leader_was_there = self._told_to_stop = False
+        self._leader_was_there = self._stopping = False
 
     def start(self) -> None:
-        """From now on the process ends with node 0: with 0 when it was told to stop, else with 1.
+        """From now on the process ends with node 0: with 0 after SIGTERM, else with 1.
 
         At once on a second SIGTERM, or where node 0 was never there.
         """
@@ -34,10 +34,10 @@ class Follower:
         threading.Thread(target=self._watch, name="watch-leader", daemon=True).start()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self._told_to_stop or not self._leader_was_there:
+        if self._stopping or not self._leader_was_there:
             _end(0)
-        self._told_to_stop = True
-        print("told to stop: this node ends when node 0 has finished", flush=True)
+        self._stopping = True
+        print("stopping: this node ends when node 0 has finished", flush=True)
 
     def _watch(self) -> None:
         while not self._answers():  # it may start after us
@@ -49,10 +49,10 @@ class Follower:
             if self._answers():
                 seen = time.monotonic()
         print(f"{self._url} has not answered for {silent:.0f} s: this node ends", flush=True)
-        _end(0 if self._told_to_stop else 1)
+        _end(0 if self._stopping else 1)
 
     def _patience(self) -> float:
-        return FINISHED_AFTER_S if self._told_to_stop else GONE_AFTER_S
+        return FINISHED_AFTER_S if self._stopping else GONE_AFTER_S
 
     def _answers(self) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""What the service asks of an engine: vllm_engine.py answers with vLLM, tests with a fake."""
+"""The interface of an engine: vllm_engine.py implements it with vLLM, tests with a fake."""
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that a request spent in the engine, told with its last step."""
+    """Seconds that a request spent in the engine; they come with its last step."""
 
     queued: float
     to_first_token: float
@@ -47,7 +47,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Step:
-    """What the engine has to tell of a request at one time."""
+    """What one step of the engine adds to a request."""
 
     completions: list[Completion]
     timing: Timing | None = None

@@ -1,4 +1,4 @@
-"""What vLLM's tokenizers are asked for beyond encoding: text of token ids, less memory."""
+"""What vLLM's tokenizers lack: the text that continues a prompt, bounded caches."""
 
 from inspect import getclosurevars
 from queue import Queue

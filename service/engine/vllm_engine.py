@@ -156,12 +156,12 @@ class VLLMEngine:
     async def remove_adapter(self, adapter: Adapter) -> None:
         """No new request finds it; its memory is freed once the running ones have ended."""
         del self._loras[adapter.name]
-        while self._llm.adapters_in_use[adapter.number]:  # noqa: ASYNC110 - no event tells
+        while self._llm.adapters_in_use[adapter.number]:  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(IDLE_LOOK_S)
         await self._llm.remove_lora(adapter.number)
 
     async def openai_routes(self) -> ASGIApp:
-        """vLLM's own OpenAI server, on this engine; the last that is loaded."""
+        """VLLM's own OpenAI server, on this engine; the last that is loaded."""
         from service.engine.openai_app import openai_app
 
         routes = await openai_app(self._llm, self._settings.model_name, self._loras)

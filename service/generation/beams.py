@@ -1,4 +1,4 @@
-"""Beam search over an engine that samples: each step asks for every beam's likeliest next tokens.
+"""Beam search over an engine that samples: each step gets every beam's likeliest next tokens.
 
 The rules are those of transformers' `generate(num_beams=…, early_stopping=False)`: a beam scores
 log-probability / tokens ** length_penalty, over the tokens that it generated (its end included).
@@ -33,7 +33,7 @@ class BeamSearch:
     length_penalty: float
 
     async def run(self) -> list[Completion]:
-        """The best answers, the best first; sampling's `n` tells how many.
+        """The best answers, the best first; as many as sampling's `n`.
 
         Raises what the engine raises; an abort ends the search with what it has.
         """
@@ -55,8 +55,8 @@ class BeamSearch:
     @property
     def _ends(self) -> frozenset[int]:
         sampling = self.request.sampling
-        given = frozenset(sampling.get("stop_token_ids", ()))
-        return given if sampling.get("ignore_eos") else given | self.engine.eos_token_ids
+        ends = frozenset(sampling.get("stop_token_ids", ()))
+        return ends if sampling.get("ignore_eos") else ends | self.engine.eos_token_ids
 
     async def _candidates(self, beams: list[_Beam]) -> list[_Beam] | None:
         """The likeliest continuations of all beams, the best first; None after an abort."""

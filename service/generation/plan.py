@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.errors import InvalidRequestError
-from service.parameters import MAX_LOGPROBS, Parameters, given
+from service.parameters import MAX_LOGPROBS, Parameters, canonical
 
 GREEDY_BELOW = 1e-5  # vLLM would clamp such a temperature to 0.01 and sample
 DEFAULT_MAX_TOKENS = 512
@@ -20,7 +20,7 @@ class Plan:
     """What to generate for each prompt of one request.
 
     `sampling` holds SamplingParams fields but for max_tokens, which depends on the prompt:
-    `max_tokens` is what the request asked for and must fit, else `default_max_tokens` is cut to
+    `max_tokens` is what the request set and must fit, else `default_max_tokens` is cut to
     what fits. `beam_width` above 1 means beam search.
     """
 
@@ -45,7 +45,7 @@ class Plan:
         if self.max_tokens is not None and self.max_tokens > room:
             raise InvalidRequestError(
                 f"max_tokens={self.max_tokens} does not fit: the prompt has {prompt_tokens} tokens "
-                f"and the model holds {max_model_len}; ask for at most {room}",
+                f"and the model holds {max_model_len}; set at most {room}",
                 "parameters.max_tokens",
             )
         max_tokens = self.max_tokens or min(self.default_max_tokens, room)
@@ -66,21 +66,21 @@ def to_plan(
 
     Raises InvalidRequestError naming the field.
     """
-    asked = _preset(parameters.preset, presets) | given(parameters)
-    if parameters.do_sample and "temperature" not in asked:
-        asked["temperature"] = defaults.get("temperature") or 1.0
-    fields = {**defaults, **asked}
+    chosen = _preset(parameters.preset, presets) | canonical(parameters)
+    if parameters.do_sample and "temperature" not in chosen:
+        chosen["temperature"] = defaults.get("temperature") or 1.0
+    fields = {**defaults, **chosen}
     default_max_tokens = defaults.get("max_tokens", DEFAULT_MAX_TOKENS)
     if fields.get("beam_width", 1) > 1:
-        return _beams(fields, asked, default_max_tokens)
-    if asked.get("length_penalty", 1.0) != 1.0:
+        return _beams(fields, chosen, default_max_tokens)
+    if chosen.get("length_penalty", 1.0) != 1.0:
         raise InvalidRequestError(
             "length_penalty needs beam search: give beam_width too", "parameters.length_penalty"
         )
     fields["temperature"] = _greedy_or(fields.get("temperature", 0.0))
     _check(fields)
     sampling = {k: v for k, v in fields.items() if k not in ROUTING | BEAMS | {"max_tokens"}}
-    return Plan(sampling, asked.get("max_tokens"), default_max_tokens)
+    return Plan(sampling, chosen.get("max_tokens"), default_max_tokens)
 
 
 def _preset(name: str | None, presets: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -103,11 +103,11 @@ def check_token_ids(sampling: dict[str, Any], vocab_size: int) -> None:
             )
 
 
-def _beams(fields: dict[str, Any], asked: dict[str, Any], default_max_tokens: int) -> Plan:
+def _beams(fields: dict[str, Any], chosen: dict[str, Any], default_max_tokens: int) -> Plan:
     """Beam search. A default of the deployment that it cannot use does not hinder it."""
-    for name in asked.keys() - WITH_BEAMS - BEAMS - ROUTING:
+    for name in chosen.keys() - WITH_BEAMS - BEAMS - ROUTING:
         neutral = 0.0 if name == "temperature" else Parameters.model_fields[name].default
-        if asked[name] != neutral:
+        if chosen[name] != neutral:
             raise InvalidRequestError(
                 f"{name} does not go with beam search (which takes "
                 f"{', '.join(sorted(WITH_BEAMS | BEAMS))})",
@@ -125,7 +125,7 @@ def _beams(fields: dict[str, Any], asked: dict[str, Any], default_max_tokens: in
             "parameters.beam_width",
         )
     penalty = fields.get("length_penalty", 1.0)
-    return Plan(sampling, asked.get("max_tokens"), default_max_tokens, width, penalty)
+    return Plan(sampling, chosen.get("max_tokens"), default_max_tokens, width, penalty)
 
 
 def _check(fields: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from service.errors import InvalidRequestError
 class PromptEncoder:
     """Renders and encodes as training did: the template lives with the tokenizer.
 
-    One for each tokenizer: what it asks the tokenizer about itself takes longer than encoding.
+    One for each tokenizer: reading the tokenizer's own settings takes longer than encoding.
     """
 
     tokenizer: Any
@@ -56,7 +56,7 @@ class PromptEncoder:
         return ids
 
     def _one_bos(self, ids: list[int]) -> list[int]:
-        """Put BOS in front where this tokenizer wants one, and leave out a second."""
+        """Put BOS in front where this tokenizer adds one, and leave out a second."""
         bos = self.tokenizer.bos_token_id
         if bos is None or not self._adds_bos:
             return ids
@@ -67,7 +67,7 @@ class PromptEncoder:
 
     @cached_property
     def _rust(self) -> Any:
-        """The tokenizer in Rust, asked without a detour that takes twice as long as it does.
+        """The tokenizer in Rust, called directly: the Python around it takes as long again.
 
         None where Python has a part in encoding. A copy: others set truncation on theirs.
         """

@@ -5,13 +5,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from fastapi import Request
-
 from service.engine.protocol import Completion, Engine, GenerationRequest, Step
 from service.errors import GenerationTimeoutError, ServiceError
 from service.generation.beams import BeamSearch
 from service.generation.plan import Plan
 from service.metrics import Metrics
+from service.request_record import RequestRecord
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Generation:
     plan: Plan
     deadline: float | None
     """In the event loop's time; the engine gives a prompt up then."""
-    http: Request
+    record: RequestRecord
 
     async def steps(self, request: GenerationRequest) -> AsyncGenerator[list[Completion]]:
         """What the engine gives, counted however it ends.
@@ -32,8 +31,8 @@ class Generation:
         """
         outcome, tokens = "aborted", 0
         try:
-            async with aclosing(self._in_time(request)) as steps:
-                async for step in steps:
+            async with aclosing(self._engine_steps(request)) as steps:
+                while step := await self._next(steps):
                     tokens += sum(completion.token_count for completion in step.completions)
                     if step.timing:
                         self.metrics.queue_wait.observe(step.timing.queued)
@@ -50,24 +49,21 @@ class Generation:
             self.metrics.prompts.labels(outcome).inc()
             self.metrics.tokens.labels("prompt").inc(len(request.prompt_ids))
             self.metrics.tokens.labels("completion").inc(tokens)
-            state = self.http.scope["state"]
-            state["prompt_tokens"] = state.get("prompt_tokens", 0) + len(request.prompt_ids)
-            state["completion_tokens"] = state.get("completion_tokens", 0) + tokens
+            self.record.prompt_tokens += len(request.prompt_ids)
+            self.record.completion_tokens += tokens
 
-    async def _in_time(self, request: GenerationRequest) -> AsyncGenerator[Step]:
-        """A deadline a step, since the steps of a stream may be asked for by several tasks."""
-        async with aclosing(self._engine_steps(request)) as steps:
-            while True:
-                try:
-                    async with asyncio.timeout_at(self.deadline):
-                        step = await anext(steps)
-                except StopAsyncIteration:
-                    return
-                except TimeoutError:
-                    raise GenerationTimeoutError(
-                        "timeout_s is over before the answer was complete", "parameters.timeout_s"
-                    ) from None
-                yield step
+    async def _next(self, steps: AsyncGenerator[Step]) -> Step | None:
+        """The next step, None after the last.
+
+        The deadline holds for each, since several tasks may draw a stream's steps.
+        """
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                return await anext(steps, None)
+        except TimeoutError:
+            raise GenerationTimeoutError(
+                "timeout_s is over before the answer was complete", "parameters.timeout_s"
+            ) from None
 
     def _engine_steps(self, request: GenerationRequest) -> AsyncGenerator[Step]:
         if self.plan.beam_width > 1:

@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.types import Scope
 
+from service.request_record import record_of
 from service.settings import Settings
 
 logger = logging.getLogger("mergeline.access")
@@ -41,22 +42,22 @@ class JsonFormatter(logging.Formatter):
 
 
 def request_fields(scope: Scope, route: str, status: int, seconds: float) -> dict[str, Any]:
-    """What the log and the traces tell of one answered request."""
-    state = scope["state"]
+    """The fields of one answered request, for the log and the traces."""
+    record = record_of(scope)
     return {
-        "request_id": state["request_id"],
+        "request_id": record.request_id,
         "client": (scope.get("client") or ("",))[0],
         "method": scope["method"],
         "route": route,
         "status": status,
         "seconds": round(seconds, 4),
-        "prompt_tokens": state.get("prompt_tokens", 0),
-        "completion_tokens": state.get("completion_tokens", 0),
+        "prompt_tokens": record.prompt_tokens,
+        "completion_tokens": record.completion_tokens,
     }
 
 
 def log_request(fields: dict[str, Any]) -> None:
-    """Write its line; of those that are asked all the time only at debug level."""
+    """Write its line; probes and /metrics only at debug level."""
     level = logging.DEBUG if fields["route"] in QUIET else logging.INFO
     if not logger.isEnabledFor(level):
         return

@@ -27,10 +27,11 @@ from service.http.keys import Keys
 from service.http.streams import CLIENT_GONE
 from service.http.tracing import Tracing
 from service.metrics import Metrics
+from service.request_record import KEY, RequestRecord, record_of
 from service.settings import Settings
 
 logger = logging.getLogger("mergeline")
-PAGE = {"/"}  # it asks for the key itself
+PUBLIC = PROBES | {"/"}  # the page at / sends the key with its own requests
 PAGE_FILES = "/page/"
 BODIES_AT_ONCE = 4  # what all that are on their way may take, in largest bodies
 SMALL_BODY = 64 * 1024  # is always taken: a few large and slow ones must not keep it out
@@ -59,7 +60,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        scope.setdefault("state", {})["request_id"] = _request_id(headers)
+        scope[KEY] = RequestRecord(_request_id(headers))
         exchange = _Exchange(scope, send, self._metrics, self._tracing)
         try:
             self._authorize(scope["path"], headers)
@@ -72,8 +73,8 @@ class Gate:
         else:
             try:
                 await self._app(scope, _replay(body, receive), exchange.send)
-            except Exception:  # a bug: told in the log, and to the client without its details
-                logger.exception("request %s failed", scope["state"]["request_id"])
+            except Exception:  # a bug: the log has the details, the client none
+                logger.exception("request %s failed", record_of(scope).request_id)
                 if exchange.started:
                     raise
                 bug = answer(ServiceError("internal error; the log has details"), scope)
@@ -84,18 +85,20 @@ class Gate:
     def _authorize(self, path: str, headers: Headers) -> None:
         authorization = headers.get("authorization", "")
         if path.startswith("/admin/"):
-            if not self._admin_keys.needed:
-                raise NotFoundError(
-                    "there is no /admin: the service was started without admin_keys"
-                )
-            if not self._admin_keys.accept(authorization):
-                raise UnauthorizedError("an administrator's key is needed: Authorization: Bearer …")
-            return
-        free = path in PROBES | PAGE or path.startswith(PAGE_FILES)
-        if free or (path == "/metrics" and not self._settings.metrics_need_key):
-            return
-        if self._keys.needed and not self._keys.accept(authorization):
+            self._authorize_admin(authorization)
+        elif not (self._is_public(path) or self._keys.accept(authorization)):
             raise UnauthorizedError("an API key is needed: Authorization: Bearer …")
+
+    def _authorize_admin(self, authorization: str) -> None:
+        if not self._admin_keys.needed:
+            raise NotFoundError("there is no /admin: the service was started without admin_keys")
+        if not self._admin_keys.accept(authorization):
+            raise UnauthorizedError("an administrator's key is needed: Authorization: Bearer …")
+
+    def _is_public(self, path: str) -> bool:
+        if path == "/metrics":
+            return not (self._settings.metrics_need_key and self._keys.needed)
+        return not self._keys.needed or path in PUBLIC or path.startswith(PAGE_FILES)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         limit = self._settings.max_body_bytes
@@ -131,7 +134,7 @@ class Gate:
 
 
 class _Exchange:
-    """One request and its answer: the headers that every answer has, and what is told of it."""
+    """One request and its answer: headers that every answer has, metrics, log and span."""
 
     def __init__(self, scope: Scope, send: Send, metrics: Metrics, tracing: Tracing) -> None:
         self._scope = scope
@@ -150,7 +153,7 @@ class _Exchange:
             self._status = message["status"]
             self.started = True
             headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = self._scope["state"]["request_id"]
+            headers["X-Request-Id"] = record_of(self._scope).request_id
             for name, value in BROWSER_RULES.items():
                 headers.setdefault(name, value)
         await self._send(message)
@@ -168,8 +171,8 @@ class _Exchange:
 
 def _request_id(headers: Headers) -> str:
     """The client's own when it has a form that logs can bear, else a new one."""
-    given = headers.get("x-request-id", "")
-    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    sent = headers.get("x-request-id", "")
+    return sent if REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
 
 
 def _lingering(receive: Receive, send: Send) -> Send:

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from service.http.tracing import Tracing
+from service.request_record import record_of
 
 PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
 
@@ -44,9 +45,8 @@ class OTLPTracing(Tracing):
             context=self._propagator.extract(dict(headers)),
             kind=trace.SpanKind.SERVER,
         )
-        names: dict[str, str] = {}
+        names = record_of(scope).trace
         self._propagator.inject(names, context=trace.set_span_in_context(span))
-        scope["state"]["trace"] = names
         # /v1 hands the request's own headers to the engine
         scope["headers"] = [
             *((name, value) for name, value in scope["headers"] if name.decode() not in names),
@@ -55,7 +55,7 @@ class OTLPTracing(Tracing):
         return span
 
     def end(self, span: Span, fields: dict[str, Any]) -> None:
-        """Close the span with what the access log tells of the request."""
+        """Close the span with the fields of the access log."""
         span.update_name(f"{fields['method']} {fields['route']}")
         span.set_attribute("http.request.method", fields["method"])
         span.set_attribute("http.route", fields["route"])

@@ -13,7 +13,7 @@ class Tracing:
         """A span for the request of `scope`, which gets the headers that name it to the engine."""
 
     def end(self, span: Any, fields: dict[str, Any]) -> None:
-        """Close the span with what the access log tells of the request."""
+        """Close the span with the fields of the access log."""
 
     def shutdown(self) -> None:
         """Send what has not been sent, vLLM's spans too: the process ends without atexit."""

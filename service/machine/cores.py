@@ -12,7 +12,7 @@ from service.machine.cgroups import cpu_quota, read
 
 logger = logging.getLogger("mergeline")
 LOOK_EVERY_S = 2.0
-CROWDED = 0.1  # of the time that a bound thread wanted to run it had to wait for its core
+CROWDED = 0.1  # of the time that a bound thread was runnable it waited for its core
 _NODES = Path("/sys/devices/system/node/possible")
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
@@ -22,7 +22,7 @@ def compute_in_engine_process() -> None:
 
     vLLM does so on a CPU to bind threads to cores. That pays where memory is near to some cores
     and far from others, and is left alone there (but for a quota: vLLM would bind a thread to every
-    core, and they would stand still most of the time), and where VLLM_CPU_OMP_THREADS_BIND asks
+    core, and they would stand still most of the time), and where VLLM_CPU_OMP_THREADS_BIND sets
     for it.
     """
     several_nodes = (read(_NODES) or "0") != "0"
@@ -48,7 +48,7 @@ def bind(engine: int) -> None:
 
     vLLM binds the workers that it starts too. A thread that moves about finds cold caches: 3 % of
     the throughput of a small model on two cores. The engine's other threads stay free, and so does
-    this one as soon as something else wants that core.
+    this one as soon as something else needs that core.
     """
     alone = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
     if any(os.environ.get(name) != value for name, value in alone.items()):
@@ -69,8 +69,8 @@ def _free_when_crowded(engine: int, allowed: set[int]) -> None:
         now_ran, now_waited = _scheduled(engine)
         if not now_ran:
             return  # it has ended
-        wanted = now_ran + now_waited - ran - waited
-        if wanted > LOOK_EVERY_S * 1e9 / 10 and now_waited - waited > CROWDED * wanted:
+        runnable = now_ran + now_waited - ran - waited
+        if runnable > LOOK_EVERY_S * 1e9 / 10 and now_waited - waited > CROWDED * runnable:
             with suppress(OSError):
                 os.sched_setaffinity(engine, allowed)
             return

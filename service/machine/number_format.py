@@ -32,7 +32,7 @@ class NumberFormat:
 def on_cpu(model: Path, cache_gib: int, root: Path = ROOT) -> NumberFormat:
     """The fastest format of this processor that has room in memory beside the cache.
 
-    A quantised model keeps what its format asks for.
+    A quantised model keeps what its format needs.
     """
     if "quantization_config" in json.loads((model / "config.json").read_text(encoding="utf-8")):
         return NumberFormat("auto", "the model is quantised")
@@ -56,7 +56,7 @@ def on_cpu(model: Path, cache_gib: int, root: Path = ROOT) -> NumberFormat:
 def parameters(model: Path) -> int:
     """How many floating-point numbers the directory's *.safetensors hold.
 
-    Without such files the size of pytorch_model*.bin tells, as if each had 16 bits.
+    Without such files they are counted from the size of pytorch_model*.bin, at 16 bits each.
     """
     files = sorted(model.glob("*.safetensors"))
     if not files:

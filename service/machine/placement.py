@@ -1,4 +1,4 @@
-"""What a model directory wants of a prompt's token ids beyond its chat template."""
+"""What a model needs in a prompt's token ids beyond its chat template."""
 
 import json
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ CONTENT_TYPES = {
     "state.js": SCRIPT,
     "strings.js": SCRIPT,
 }
-# The page shows model text and may hold an API key: nothing but our own files may run or be asked.
+# The page shows model text and may hold an API key: nothing but our own files may be loaded or run.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from training.convert.output import Report
 from training.errors import TrainingError
@@ -264,6 +265,11 @@ def _tokens(text: str) -> int:
     return int(text)
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """`mergeline-convert`, and `python -m training.convert`."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-written stays
     run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from training.errors import TrainingError
 from training.merge.job import Report, merge
@@ -113,9 +114,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """`mergeline-merge`, and `python -m training.merge`."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing half-written stays
     gc.disable()  # nothing here makes cycles worth looking for
     # else the interpreter looks for them before it ends, through all that was loaded
     atexit.register(gc.freeze)
     run(main)
+
+
+if __name__ == "__main__":
+    command()

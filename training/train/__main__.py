@@ -7,6 +7,7 @@ OUTPUT appears when the adapter is complete.
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from training.errors import TrainingError
 from training.pipes import run
@@ -61,5 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """`mergeline-train`, and `python -m training.train`."""
     run(main)
+
+
+if __name__ == "__main__":
+    command()

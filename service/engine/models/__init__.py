@@ -33,10 +33,10 @@ def register_cpu_kernels() -> None:
 
     import service.engine.models.rms_norm  # noqa: F401
 
-    # Linux lets a process use the tile registers once it has asked for them. vLLM's attention in
+    # Linux lets a process use the tile registers once it has requested them. vLLM's attention in
     # bfloat16 uses them without: the engine died of an illegal instruction where no product of
-    # oneDNN, which asks, came before it
+    # oneDNN, which requests them, came before it
     torch.cpu._init_amx()
-    # vLLM asks the platform for the name of the class; there is no other place for another
+    # vLLM takes the name of the class from the platform; there is no other place for another
     lora = classmethod(lambda _: "service.engine.models.grouped_lora.GroupedLoRA")
     type(current_platform).get_punica_wrapper = lora

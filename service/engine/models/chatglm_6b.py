@@ -94,7 +94,7 @@ def turn(states: torch.Tensor, angles: Angles) -> torch.Tensor:
 
 
 class ChatGLM6BAttention(nn.Module):
-    """Attention whose query_key_value rows lie head by head: q, k, v of head 0, of head 1, …
+    """Attention whose query_key_value rows lie head by head: q, k, v of head 0, then of head 1.
 
     One plain column-parallel layer in that order, so that LoRA adapters fit; ranks share heads.
     """

@@ -15,7 +15,7 @@ log = logging.getLogger("mergeline")
 class ChatGLM6BConfig(PreTrainedConfig):
     """What training.convert chatglm writes.
 
-    `mrope_section` makes vLLM ask the model for the positions of a prompt.
+    `mrope_section` makes vLLM take a prompt's positions from the model.
     """
 
     model_type = "chatglm_6b"
@@ -37,7 +37,7 @@ class EngineRules(VerifyAndUpdateConfig):
         """Force the settings under which that holds; say so once.
 
         Raises:
-            ValueError: a setting that cannot be reconciled was asked for.
+            ValueError: a setting that this model cannot be served with.
         """
         if vllm_config.speculative_config is not None:
             raise ValueError("ChatGLM-6B cannot be served with speculative decoding: switch it off")

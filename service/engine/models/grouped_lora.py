@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-Group = tuple[int, "slice | torch.Tensor"]  # an adapter's slot, and the rows that ask for it
+Group = tuple[int, "slice | torch.Tensor"]  # an adapter's slot, and the rows that use it
 
 
 class GroupedLoRA(PunicaWrapperCPU):
@@ -19,7 +19,7 @@ class GroupedLoRA(PunicaWrapperCPU):
     """
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
-        """Before every step: which rows ask for which adapter."""
+        """Before every step: which rows use which adapter."""
         super().update_metadata(*args, **kwargs)
         self._tokens = group(self.token_lora_indices)
         self._sampled = group(self.sampler_indices)

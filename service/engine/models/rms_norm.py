@@ -8,7 +8,7 @@ LANES = 16  # the kernel takes whole vectors of so many numbers
 
 @RMSNorm.register_oot
 class OnePassRMSNorm(RMSNorm):
-    """What vLLM builds wherever a model asks for RMSNorm; the weights are the same."""
+    """What vLLM builds wherever a model has an RMSNorm; the weights are the same."""
 
     def forward_cpu(
         self, x: torch.Tensor, residual: torch.Tensor | None = None

@@ -96,7 +96,7 @@ def raw_ids(server: ServerProcess, prompts: Sequence[Sequence[int]]) -> list[lis
 
 
 def llama_base(folder: Path) -> Path:
-    """The golden LLaMA with a tokenizer whose words name the ids: w0 w1 w2 …"""
+    """The golden LLaMA with a tokenizer whose words name the ids: w0, w1, w2."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

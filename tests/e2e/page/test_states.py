@@ -52,7 +52,7 @@ def test_a_page_that_is_opened_early_waits_until_the_model_is_loaded(
 def test_a_dead_service_is_told(browser: Browser, server: ServerProcess) -> None:
     body = '{"state": "dead", "failure": "the engine has died"}'
     with visiting(browser, server, answering("readyz", body, 503), wait=False) as visit:
-        expect(visit.page.locator("#state")).to_have_text("Not working")
+        expect(visit.page.locator("#state")).to_have_text("Not available")
         expect(visit.page.locator("#state")).to_have_attribute("title", "the engine has died")
         visit.forgive(503)
 

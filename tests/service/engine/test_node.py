@@ -85,7 +85,7 @@ def test_told_twice_it_ends_at_once(leader: Leader) -> None:
     leader.wait_asked(3)
     follower.send_signal(signal.SIGTERM)
     assert follower.stdout
-    assert "told to stop" in follower.stdout.readline()
+    assert "stopping" in follower.stdout.readline()
     follower.send_signal(signal.SIGTERM)
     assert follower.wait(60) == 0
 
