@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 import httpx
-import pytest
 
 from service.settings import Settings
 from tests.models import tiny_adapter, tiny_llama
@@ -92,19 +91,3 @@ def test_the_life_of_a_weight(tmp_path: Path) -> None:
     with called("training") as files:
         merge(base, [adapter], tmp_path / "merged")
     in_order(listed("a weight"), files)
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        *("ARCHITECTURE.md", "CONTRIBUTING.md", "client/README.md", "service/README.md"),
-        *("service/UPGRADING.md", "training/README.md"),
-    ],
-)
-def test_every_file_that_a_document_names_is_there(document: str) -> None:
-    path = ROOT / document
-    text = path.read_text("utf-8").replace("\\", "")
-    named = re.findall(r"(?<![\w/.-])([a-z0-9_]+(?:/[a-z0-9_.]+)*\.(?:py|toml|yml))\b", text)
-    assert len(named) > 10
-    places = (ROOT, path.parent)
-    assert not [name for name in named if not any((place / name).is_file() for place in places)]
