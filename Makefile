@@ -21,7 +21,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 COMPOSE := docker compose $(if $(filter cpu,$(VARIANT)),-f docker-compose.yml -f docker/compose.cpu.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve predict evaluate train merge demo demo-score smollm2 up test format check bench-training bench-serving bench-defaults bench-chatglm bench-soak clean
+.PHONY: help serve predict evaluate train merge demo demo-score smollm2 up test coverage screenshots format check bench-training bench-serving bench-defaults bench-chatglm bench-soak clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ up:  ## build the images, prepare the demo model if MODEL_DIR is not set, serve 
 
 test: $(DEV) demo smollm2  ## run all tests, the real engine included, WORKERS (default: 2) at a time
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+coverage: $(DEV) demo smollm2  ## run all tests and report the lines that none runs: build/coverage/index.html
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --cov --cov-report=term --cov-report=html:build/coverage
+
+screenshots: $(DEV) demo  ## draw the README's pictures anew: .github/images
+	$(BIN)/python -m tests.e2e.page.screenshots
 
 format: $(DEV)  ## sort imports, lay out the code
 	$(BIN)/ruff check --fix .
