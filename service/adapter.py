@@ -19,8 +19,7 @@ class Adapter:
 def parse_adapters(text: str) -> list[Adapter]:
     """The adapters that "name=directory name=directory …" names.
 
-    Raises:
-        ValueError: not of that form, or a name twice.
+    Raises ValueError when the text is not of that form, or has a name twice.
     """
     adapters: list[Adapter] = []
     for number, item in enumerate(text.split(), start=1):
@@ -36,8 +35,7 @@ def parse_adapters(text: str) -> list[Adapter]:
 def rank_of(adapter: Adapter) -> int:
     """The adapter's rank.
 
-    Raises:
-        ValueError: its directory holds no LoRA adapter.
+    Raises ValueError when its directory holds no LoRA adapter.
     """
     path = adapter.path / "adapter_config.json"
     try:
@@ -54,8 +52,7 @@ def rank_of(adapter: Adapter) -> int:
 def smallest_supported_rank(adapters: list[Adapter]) -> int:
     """The smallest rank that vLLM can be built for and that holds every adapter.
 
-    Raises:
-        ValueError: a directory holds no LoRA adapter, or one of a rank beyond all of them.
+    Raises ValueError when a directory holds no LoRA adapter, or one of a rank beyond all of them.
     """
     return supported_rank(max(rank_of(adapter) for adapter in adapters))
 
@@ -63,8 +60,7 @@ def smallest_supported_rank(adapters: list[Adapter]) -> int:
 def supported_rank(most: int) -> int:
     """The smallest rank that vLLM can be built for and that is not below `most`.
 
-    Raises:
-        ValueError: there is none.
+    Raises ValueError when there is none.
     """
     for rank in RANKS:
         if rank >= most:

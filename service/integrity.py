@@ -54,9 +54,8 @@ Sums = dict[str, str]
 def verify(model: Path) -> Summary:
     """Compare every file of `model` with provenance.json.
 
-    Raises:
-        IntegrityError: a file differs, is missing, or is one too many; no usable provenance.json.
-        OSError: something cannot be read.
+    Raises IntegrityError when a file differs, is missing or one too many, or provenance.json is of
+    no use, and OSError when something cannot be read.
     """
     weights, others = _read_sums(model)
     expected = weights | (others or {})
@@ -75,9 +74,8 @@ def verify(model: Path) -> Summary:
 def record(model: Path) -> Summary:
     """Write a provenance.json for a model that came without one.
 
-    Raises:
-        IntegrityError: there is one already, or no complete model to record.
-        OSError: something cannot be read or written.
+    Raises IntegrityError when there is one already, or no complete model to record, and OSError
+    when something cannot be read or written.
     """
     _refuse_no_directory(model)
     if os.path.lexists(model / PROVENANCE):

@@ -57,8 +57,7 @@ def coordinates(packed: torch.Tensor, prefix: int) -> tuple[torch.Tensor, torch.
 def context_spans(packed: torch.Tensor) -> Spans:
     """Where the contexts in this step's tokens begin and end.
 
-    Raises:
-        RuntimeError: one is cut. The engine's settings (EngineRules) rule that out.
+    Raises RuntimeError when one is cut. The engine's settings (EngineRules) rule that out.
     """
     index, context = packed & LOW, packed >> BITS
     starts = ((index == 0) & (context > 0)).nonzero().flatten()

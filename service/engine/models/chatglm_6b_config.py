@@ -36,8 +36,7 @@ class EngineRules(VerifyAndUpdateConfig):
     def verify_and_update_config(vllm_config: VllmConfig) -> None:
         """Force the settings under which that holds; say so once.
 
-        Raises:
-            ValueError: a setting that this model cannot be served with.
+        Raises ValueError for a setting that this model cannot be served with.
         """
         if vllm_config.speculative_config is not None:
             raise ValueError("ChatGLM-6B cannot be served with speculative decoding: switch it off")

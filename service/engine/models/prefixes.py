@@ -43,8 +43,7 @@ class PrefixRows(nn.Module):
 def load_prefix(model: str, layers: Sequence[PrefixRows]) -> None:
     """Fill the layers' rows from the model directory's prefix/ (layers.N.key, layers.N.value).
 
-    Raises:
-        ValueError: the file is missing or does not fit the model.
+    Raises ValueError when the file is missing or does not fit the model.
     """
     path = Path(model) / FILE
     if not path.is_file():
