@@ -73,7 +73,7 @@ def test_a_stream_that_breaks_off_is_no_answer(browser: Browser, server: ServerP
     body = stream_of({"index": 0, "text": "half"})
     with visiting(browser, server, answering("generate", body)) as visit:
         visit.send("感冒")
-        expect(visit.card(".failure")).to_contain_text("ended before the answer did")
+        expect(visit.card(".failure")).to_contain_text("lost before the answer was complete")
 
 
 def test_what_a_model_writes_is_never_markup(browser: Browser, server: ServerProcess) -> None:
