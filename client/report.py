@@ -21,9 +21,10 @@ from client.prediction.job import journal_of
 from client.prediction.journal import Entry, read_answers, read_header
 from client.promptcblue.analysis import analysed
 from client.promptcblue.gold import Gold, read_gold, read_predictions, read_targets
-from client.promptcblue.scores import score
+from client.promptcblue.scores import Scores
+from client.promptcblue.scoring import score
 from client.report_page.markup import Node, document, element
-from client.report_page.scores import Scores, scores_section
+from client.report_page.scores import scores_section
 from client.report_page.tasks import answers_section, task_section
 from client.rows import Row, refuse_overwriting, written_aside
 
@@ -38,8 +39,8 @@ def report(
     compare: Path | None = None,
     converter: str = "head",
     seed: int = 0,
-) -> Scores:
-    """Write the page; return the scores that it shows, as score.score gives them.
+) -> list[Scores]:
+    """Write the page; return the scores that it shows.
 
     The tasks' details are of `predictions`; of `compare` there are scores and differences. Raises
     InputError where a file does not fit; then nothing is written.
@@ -55,14 +56,14 @@ def report(
     model, entries = _journaled(predictions, rows)
 
     def body() -> Iterator[Node]:
-        yield element("h1", f"{model or predictions.name}: {results[0]['overall']:.2%}")
+        yield element("h1", f"{model or predictions.name}: {results[0].overall.value:.2%}")
         facts = [f"gold {gold_path}", f"predictions {predictions}", f"converter {converter}"]
         yield element("p", " · ".join(facts), class_="quiet")
         yield from scores_section(results)
         yield from answers_section(samples, targets, entries)
         yield element("h2", "Task by task")
         for task in sorted(samples):
-            yield task_section(task, results[0]["tasks"][task], samples[task], texts)
+            yield task_section(task, results[0].tasks[task], samples[task], texts)
 
     title = f"{model or predictions.name} on {gold_path.name}"
     with written_aside(output) as aside, aside.open("w", encoding="utf-8") as file:
@@ -113,8 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClientError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
-    shown = " → ".join(f"{each['overall']:.2%}" for each in results)
-    print(f"{options.output}: {shown}, {len(results[0]['tasks'])} tasks")
+    shown = " → ".join(f"{each.overall.value:.2%}" for each in results)
+    print(f"{options.output}: {shown}, {len(results[0].tasks)} tasks")
     return 0
 
 

@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -17,45 +16,42 @@ from client.errors import ClientError
 from client.pipes import run
 from client.post_generate_process import CONVERTERS
 from client.promptcblue.bootstrap import LEVEL, RESAMPLES
-from client.promptcblue.scores import label_of_mean, score
+from client.promptcblue.scores import Score, Scores
+from client.promptcblue.scoring import score
 from client.rows import refuse_overwriting, written_aside
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
+def table(results: Sequence[Scores]) -> str:
     """One line a task, in percent; for each file the score and its interval."""
-    first = results[0]["tasks"]
+    first = results[0]
     lines = [
-        _line(name, first[name]["metric"], first[name]["rows"], [r["tasks"][name] for r in results])
-        for name in sorted(first)
+        _line(name, task.metric, task.rows, [each.tasks[name].score for each in results])
+        for name, task in sorted(first.tasks.items())
     ]
-    rows = sum(task["rows"] for task in first.values())
-    overall = [result | {"score": result["overall"]} for result in results]
-    return "\n".join([*lines, _line(label_of_mean(results[0]), "", rows, overall)])
+    overall = _line(first.label, "", first.rows, [each.overall for each in results])
+    return "\n".join([*lines, overall])
 
 
-def format_costs(result: dict[str, Any]) -> str:
+def format_costs(result: Scores) -> str:
     """What a lenient reading finds beyond the official one, and in how many rows, by cause."""
-    lines = [
-        f"{name:<14}{place['lenient']:>8.2%} instead of {score:>7.2%}: "
-        + ", ".join(f"{cause} {count}" for cause, count in place["failures"].items())
-        for name, place, score in [
-            *((name, each, each["score"]) for name, each in sorted(result["tasks"].items())),
-            ("overall", result, result["overall"]),
-        ]
-        if place["failures"]
-    ]
-    title = f"what the format cost {result['predictions']} (a lenient reading, not the score):"
+    scores = [(name, task.score) for name, task in sorted(result.tasks.items())]
+    scores.append(("overall", result.overall))
+    lines = [_format_cost(name, each) for name, each in scores if each.failures]
+    title = f"what the format cost {result.predictions} (a lenient reading, not the score):"
     return "\n".join([title, *(lines or ["nothing"])])
 
 
-def _line(label: str, metric: str, rows: int, scores: Sequence[dict[str, Any]]) -> str:
+def _format_cost(label: str, score: Score) -> str:
+    causes = ", ".join(f"{cause} {count}" for cause, count in score.failures.items())
+    return f"{label:<14}{score.lenient:>8.2%} instead of {score.value:>7.2%}: {causes}"
+
+
+def _line(label: str, metric: str, rows: int, scores: Sequence[Score]) -> str:
     columns = [f"{label:<14}{metric:<12}{rows:>6} rows"]
     for each in scores:
-        low, high = each["interval"]
-        columns.append(f"{each['score']:>8.2%} [{low:>6.1%}, {high:>6.1%}]")
-        if "difference" in each:
-            low, high = each["difference"]["interval"]
-            columns.append(f"{each['difference']['score']:>+8.2%} [{low:>+6.1%}, {high:>+6.1%}]")
+        columns.append(f"{each.value:>8.2%} {each.interval.text('>6.1%')}")
+        if step := each.difference:
+            columns.append(f"{step.value:>+8.2%} {step.interval.text('>+6.1%')}")
     return "  ".join(columns)
 
 
@@ -75,20 +71,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def print_scores(results: Sequence[dict[str, Any]]) -> None:
+def print_scores(results: Sequence[Scores]) -> None:
     """The table, and below it what the format cost."""
     first = results[0]
-    names = " | ".join(each["predictions"] for each in results)
-    print(f"PromptCBLUE's metrics, converter {first['converter']}: {names}")
-    print(f"in brackets {LEVEL:.0%} intervals of {RESAMPLES} resamples, seed {first['seed']}")
+    names = " | ".join(each.predictions for each in results)
+    print(f"PromptCBLUE's metrics, converter {first.converter}: {names}")
+    print(f"in brackets {LEVEL:.0%} intervals of {RESAMPLES} resamples, seed {first.seed}")
     print(table(results))
     for result in results:
         print(f"\n{format_costs(result)}")
 
 
-def write_scores(path: Path, results: Sequence[dict[str, Any]]) -> None:
+def write_scores(path: Path, results: Sequence[Scores]) -> None:
     """One JSON object: the first file's scores, those of the second under `compare`."""
-    content = results[0] if len(results) == 1 else {**results[0], "compare": results[1]}
+    content = results[0].as_json()
+    if results[1:]:
+        content["compare"] = results[1].as_json()
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")

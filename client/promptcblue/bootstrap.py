@@ -7,14 +7,23 @@ again, and look at the spread of the scores.
 import random
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from client.promptcblue.metrics import METRICS
 
 RESAMPLES = 1000
 LEVEL = 0.95
 
-Interval = tuple[float, float]
+
+class Interval(NamedTuple):
+    """Between which LEVEL of a score's resamples lie."""
+
+    low: float
+    high: float
+
+    def text(self, form: str) -> str:
+        """Both ends, formatted alike, in brackets."""
+        return f"[{self.low:{form}}, {self.high:{form}}]"
 
 
 def resampled(statistics: Mapping[str, Sequence[Any]], seed: int) -> dict[str, list[float]]:
@@ -39,4 +48,4 @@ def interval(values: Sequence[float]) -> Interval:
     """Between which LEVEL of the values lie."""
     ordered = sorted(values)
     outside = round(len(ordered) * (1 - LEVEL) / 2)
-    return ordered[outside], ordered[-1 - outside]
+    return Interval(ordered[outside], ordered[-1 - outside])

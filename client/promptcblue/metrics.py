@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 from client.promptcblue.rouge import Rouge, rouge
 
-Scores = dict[str, float]
+Figures = dict[str, float]
 
 
 class Metric(NamedTuple):
     """`sample(gold, predicted)` of one sample's answers; `total` of at least one such result."""
 
     sample: Callable[[Any, Any], Any]
-    total: Callable[[Sequence[Any]], Scores]
+    total: Callable[[Sequence[Any]], Figures]
     main: str  # the score that counts for the mean over tasks
     name: str  # of that score
     is_label: bool = False
@@ -37,7 +37,7 @@ def _items(answer: list[Any]) -> set[tuple[str, ...]]:
     return {tuple(json.dumps(item[key]) for key in sorted(item)) for item in answer}
 
 
-def _micro(counts: Sequence[tuple[int, int, int]]) -> Scores:
+def _micro(counts: Sequence[tuple[int, int, int]]) -> Figures:
     common, stated, wanted = (sum(column) for column in zip(*counts, strict=True))
     return _named(_precision_recall_f1(common, stated, wanted))
 
@@ -49,11 +49,11 @@ def _precision_recall_f1(common: int, stated: int, wanted: int) -> tuple[float, 
     return precision, recall, 2 * precision * recall / (precision + recall)
 
 
-def _named(values: Iterable[float]) -> Scores:
+def _named(values: Iterable[float]) -> Figures:
     return dict(zip(("precision", "recall", "f1"), values, strict=True))
 
 
-def _averaged(pairs: Sequence[tuple[str, str]], *, weighted: bool) -> Scores:
+def _averaged(pairs: Sequence[tuple[str, str]], *, weighted: bool) -> Figures:
     """Of (gold, predicted) labels: averages over all labels seen, alike or by gold samples."""
     seen = Counter(pairs)
     right, stated, wanted = Counter[str](), Counter[str](), Counter[str]()
@@ -70,7 +70,7 @@ def _averaged(pairs: Sequence[tuple[str, str]], *, weighted: bool) -> Scores:
     )
 
 
-def _mean_rouge(scores: Sequence[Rouge]) -> Scores:
+def _mean_rouge(scores: Sequence[Rouge]) -> Figures:
     """0 of none: a report whose gold has no section."""
     scores = scores or [Rouge(0.0, 0.0, 0.0)]
     columns = [fsum(column) / len(scores) for column in zip(*scores, strict=True)]
@@ -82,7 +82,7 @@ def _sections(gold: dict[str, str], predicted: dict[str, str]) -> list[Rouge]:
     return [rouge(predicted.get(name, ""), text) for name, text in gold.items()]
 
 
-def _mean_of_sections(reports: Sequence[Sequence[Rouge]]) -> Scores:
+def _mean_of_sections(reports: Sequence[Sequence[Rouge]]) -> Figures:
     """Over all samples' sections alike, so that a report counts by how many it has."""
     return _mean_rouge([*chain.from_iterable(reports)])
 

@@ -1,116 +1,107 @@
-"""Scores of predictions, task by task: PromptCBLUE's own, their intervals, a lenient reading."""
+"""What predictions score, and the JSON of it."""
 
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-from statistics import fmean
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from client.post_generate_process import structured
-from client.promptcblue.bootstrap import interval, resampled
-from client.promptcblue.gold import Gold, read_gold, read_predictions
-from client.promptcblue.leniency import lenient
-from client.promptcblue.metrics import METRICS
-from client.rows import Row
+from client.promptcblue.bootstrap import Interval, interval
 
 TASKS = 16  # of the benchmark; a mean over fewer is not its overall score
+Json = dict[str, object]
 
 
-def score(
-    gold_path: Path,
-    predictions: Sequence[Path],
-    *,
-    converter: str = "head",
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """The scores of each file, 0..1: `overall`, the mean over `tasks`, and each task's.
+@dataclass(frozen=True)
+class Difference:
+    """To the first file's score, with the interval of a paired bootstrap."""
 
-    Every score has its bootstrap `interval`. Those after the first have the `difference` to the
-    first, too, overall and for each task, with the interval of a paired bootstrap. Raises
-    InputError where a file does not fit.
+    value: float
+    interval: Interval
 
-    Apart from all that: `failures`, how many rows lost something to their format, by cause, and
+    def as_json(self) -> Json:
+        """As `--json` writes it."""
+        return {"score": self.value, "interval": self.interval}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one task, or the mean over all; 0..1, and what resamples of the rows score.
+
+    Apart from it: `failures`, how many rows lost something to their format, by cause, and
     `lenient`, what the score would be without (client/promptcblue/leniency.py).
     """
-    gold = read_gold(gold_path)
-    found: list[dict[str, Any]] = []
-    baseline: dict[str, list[float]] = {}
-    for path in predictions:
-        rows = read_predictions(path, gold, gold_path)
-        statistics = {
-            task: [
-                METRICS[task].sample(right, structured(row, converter))
-                for right, row in zip(each.values(), rows[task], strict=True)
-            ]
-            for task, each in gold.items()
+
+    value: float
+    draws: Sequence[float] = field(repr=False)
+    lenient: float
+    failures: Mapping[str, int]
+    difference: Difference | None = None
+
+    @property
+    def interval(self) -> Interval:
+        """The bootstrap interval."""
+        return interval(self.draws)
+
+    def compared(self, first: "Score") -> "Score":
+        """The same with its difference to the score of the first file."""
+        steps = [b - a for a, b in zip(first.draws, self.draws, strict=True)]
+        return replace(self, difference=Difference(self.value - first.value, interval(steps)))
+
+    def details(self) -> Json:
+        """What its JSON holds beside the score itself."""
+        found: Json = {"lenient": self.lenient, "failures": self.failures}
+        return found | ({"difference": self.difference.as_json()} if self.difference else {})
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """One task's score by the benchmark's metric, and all figures of that metric."""
+
+    metric: str
+    rows: int
+    figures: Mapping[str, float]
+    score: Score
+
+    def as_json(self) -> Json:
+        """As `--json` writes it."""
+        own = {"metric": self.metric, "score": self.score.value, "interval": self.score.interval}
+        return {**own, "rows": self.rows, **self.figures, **self.score.details()}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one file of predictions: `overall` is the mean over `tasks`."""
+
+    overall: Score
+    tasks: Mapping[str, TaskScores]
+    predictions: str
+    converter: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """What the mean over the tasks may be called."""
+        return "overall" if len(self.tasks) >= TASKS else f"mean of {len(self.tasks)} tasks"
+
+    @property
+    def rows(self) -> int:
+        """Of all tasks."""
+        return sum(task.rows for task in self.tasks.values())
+
+    def compared(self, first: "Scores") -> "Scores":
+        """The same with the differences to the first file, overall and for each task."""
+        tasks = {
+            name: replace(task, score=task.score.compared(first.tasks[name].score))
+            for name, task in self.tasks.items()
         }
-        draws = resampled(statistics, seed)
-        result = _scores(statistics, draws)
-        _add_leniency(result, statistics, gold, rows, converter)
-        if found:
-            _compare(result, found[0], draws, baseline)
-        else:
-            baseline = draws
-        found.append(result | {"predictions": str(path), "converter": converter, "seed": seed})
-    return found
+        return replace(self, overall=self.overall.compared(first.overall), tasks=tasks)
 
-
-def _scores(statistics: dict[str, list[Any]], draws: dict[str, list[float]]) -> dict[str, Any]:
-    tasks: dict[str, dict[str, Any]] = {}
-    for task, samples in statistics.items():
-        metric = METRICS[task]
-        scores = metric.total(samples)
-        tasks[task] = {
-            "metric": metric.name,
-            "score": scores[metric.main],
-            "interval": interval(draws[task]),
-            "rows": len(samples),
-            **scores,
+    def as_json(self) -> Json:
+        """As `--json` writes it."""
+        return {
+            "overall": self.overall.value,
+            "interval": self.overall.interval,
+            "tasks": {name: task.as_json() for name, task in self.tasks.items()},
+            **self.overall.details(),
+            "predictions": self.predictions,
+            "converter": self.converter,
+            "seed": self.seed,
         }
-    return {
-        "overall": fmean(each["score"] for each in tasks.values()),
-        "interval": interval(draws["overall"]),
-        "tasks": tasks,
-    }
-
-
-def _add_leniency(
-    result: dict[str, Any],
-    statistics: dict[str, list[Any]],
-    gold: Gold,
-    rows: dict[str, list[Row]],
-    converter: str,
-) -> None:
-    total = Counter[str]()
-    for task, scores in result["tasks"].items():
-        failures, samples, metric = Counter[str](), [*statistics[task]], METRICS[task]
-        for index, (right, row) in enumerate(zip(gold[task].values(), rows[task], strict=True)):
-            answer, causes = lenient(row, converter)
-            failures.update(causes)
-            if causes:
-                samples[index] = metric.sample(right, answer)
-        scores["lenient"] = metric.total(samples)[metric.main]
-        scores["failures"] = dict(failures.most_common())
-        total += failures
-    result["lenient"] = fmean(scores["lenient"] for scores in result["tasks"].values())
-    result["failures"] = dict(total.most_common())
-
-
-def _compare(
-    result: dict[str, Any],
-    first: dict[str, Any],
-    draws: dict[str, list[float]],
-    baseline: dict[str, list[float]],
-) -> None:
-    places = [(result, first["overall"], result["overall"], "overall")]
-    for task, each in result["tasks"].items():
-        places.append((each, first["tasks"][task]["score"], each["score"], task))
-    for place, before, after, name in places:
-        steps = [b - a for a, b in zip(baseline[name], draws[name], strict=True)]
-        place["difference"] = {"score": after - before, "interval": interval(steps)}
-
-
-def label_of_mean(result: dict[str, Any]) -> str:
-    """What the mean over the tasks may be called."""
-    tasks = len(result["tasks"])
-    return "overall" if tasks >= TASKS else f"mean of {tasks} tasks"

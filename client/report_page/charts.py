@@ -1,37 +1,31 @@
 """Charts of HTML and CSS alone: they fit every width, and their texts keep their size."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from xml.etree.ElementTree import Element
 
+from client.promptcblue.scores import Score
 from client.report_page.markup import element
 
 BINS = 24
 BEYOND = 0.99  # of the values lie within the bins; the last bin holds the rest, too
 
 
-class Mark(NamedTuple):
-    """One score, 0..1, and its interval."""
-
-    score: float
-    interval: tuple[float, float]
-
-
-def intervals(rows: Sequence[tuple[str, Sequence[Mark]]]) -> Element:
+def intervals(rows: Sequence[tuple[str, Sequence[Score]]]) -> Element:
     """A line a name: for each series a point within its interval, on a scale of 0 to 100 %."""
     lines = []
-    for name, marks in rows:
+    for name, scores in rows:
         tracks = [
-            element("div", *_track(mark), class_=f"track series-{number}")
-            for number, mark in enumerate(marks)
+            element("div", *_track(each), class_=f"track series-{number}")
+            for number, each in enumerate(scores)
         ]
-        told = [f"{mark.score:.1%}" for mark in marks]
+        values = [f"{each.value:.1%}" for each in scores]
         lines.append(
             element(
                 "div",
                 element("span", name, class_="name"),
                 element("div", *tracks, class_="tracks"),
-                element("span", " → ".join(told), class_="value"),
+                element("span", " → ".join(values), class_="value"),
                 class_="line",
             )
         )
@@ -40,11 +34,11 @@ def intervals(rows: Sequence[tuple[str, Sequence[Mark]]]) -> Element:
     return element("div", *lines, axis, class_="intervals")
 
 
-def _track(mark: Mark) -> list[Element]:
-    low, high = mark.interval
+def _track(score: Score) -> list[Element]:
+    low, high = score.interval
     return [
         element("span", class_="range", style=f"left:{low:.2%};width:{high - low:.2%}"),
-        element("span", class_="point", style=f"left:{mark.score:.2%}"),
+        element("span", class_="point", style=f"left:{score.value:.2%}"),
     ]
 
 

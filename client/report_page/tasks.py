@@ -16,6 +16,7 @@ from client.promptcblue.analysis import (
     worst,
 )
 from client.promptcblue.metrics import EXTRACTION, METRICS
+from client.promptcblue.scores import TaskScores
 from client.report_page.charts import heat, histograms
 from client.report_page.markup import Node, element, folded, table
 
@@ -57,12 +58,12 @@ def _measured(entries: Sequence[Entry]) -> Iterator[Node]:
 
 
 def task_section(
-    task: str, scores: dict[str, Any], samples: Sequence[Sample], texts: Mapping[str, str]
+    task: str, scores: TaskScores, samples: Sequence[Sample], texts: Mapping[str, str]
 ) -> Node:
     """One task, folded: what its kind of metric can show, then its worst rows."""
     right = sum(each.score >= RIGHT for each in samples)
     title = (
-        f"{task}: {scores['score']:.2%} {scores['metric']}, {right} of {len(samples)} rows right"
+        f"{task}: {scores.score.value:.2%} {scores.metric}, {right} of {len(samples)} rows right"
     )
     if METRICS[task].is_label:
         parts = _labels(confusion(samples))

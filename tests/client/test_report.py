@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from client.prediction.journal import open_journal
-from client.promptcblue.scores import score
+from client.promptcblue.scoring import score
 from client.report import main
 from tests.paths import SCORING
 
@@ -46,18 +46,20 @@ def report(tmp_path: Path, predictions: Path, *more: str) -> Reader:
 def test_it_shows_the_figures_of_score(tmp_path: Path) -> None:
     shown = report(tmp_path, MADE).text
     scores = score(GOLD, [MADE])[0]
-    assert f"{scores['overall']:.2%}" in shown
-    for name, task in scores["tasks"].items():
-        assert f"{name}: {task['score']:.2%} {task['metric']}" in shown
-    assert f"{scores['lenient']:.2%} instead of {scores['overall']:.2%}" in shown
+    mean = scores.overall
+    assert f"{mean.value:.2%}" in shown
+    for name, task in scores.tasks.items():
+        assert f"{name}: {task.score.value:.2%} {task.metric}" in shown
+    assert f"{mean.lenient:.2%} instead of {mean.value:.2%}" in shown
     assert "half-width punctuation (rows)" in shown
 
 
 def test_a_second_file_stands_beside_the_first(tmp_path: Path) -> None:
     other = SCORING / "v05_empty_half.predictions.jsonl"
     shown = report(tmp_path, MADE, "--compare", str(other)).text
-    step = score(GOLD, [MADE, other])[1]["difference"]
-    assert f"{step['score']:+.2%}" in shown
+    step = score(GOLD, [MADE, other])[1].overall.difference
+    assert step is not None
+    assert f"{step.value:+.2%}" in shown
 
 
 def test_what_a_model_says_stays_text(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from client.post_generate_process import CONVERTERS
-from client.promptcblue.scores import score
+from client.promptcblue.scoring import score
 from client.score import main
 from tests.paths import SCORING
 
@@ -62,7 +62,7 @@ def test_json_holds_the_official_scores_in_full_precision(converter: str, tmp_pa
 
 def test_gold_may_be_the_rows_or_the_structured_file() -> None:
     by_rows, by_file = (score(gold, [DROPPED])[0] for gold in (PERFECT, GOLD))
-    assert by_rows["overall"] == pytest.approx(by_file["overall"], abs=1e-12)
+    assert by_rows.overall.value == pytest.approx(by_file.overall.value, abs=1e-12)
 
 
 def test_two_files_stand_side_by_side_with_their_difference(
@@ -76,6 +76,14 @@ def test_two_files_stand_side_by_side_with_their_difference(
     assert step["score"] == pytest.approx(second["overall"] - first["overall"])
     assert step["interval"][0] <= step["score"] <= step["interval"][1]
     assert step["interval"][0] > 0
+    assert [*second] == [
+        "overall", "interval", "tasks", "lenient", "failures", "difference", "predictions",
+        "converter", "seed",
+    ]  # fmt: skip
+    assert [*second["tasks"]["CHIP-CDN"]] == [
+        "metric", "score", "interval", "rows", "precision", "recall", "f1", "lenient", "failures",
+        "difference",
+    ]  # fmt: skip
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "192 rows" in line]
     assert line.startswith("overall ")
     assert f"{first['overall']:.2%}" in line
@@ -85,19 +93,20 @@ def test_two_files_stand_side_by_side_with_their_difference(
 def test_what_the_format_cost_stands_apart(capsys: pytest.CaptureFixture[str]) -> None:
     narrow = SCORING / "v08_punct_width.predictions.jsonl"
     (result,) = score(GOLD, [narrow])
-    assert result["overall"] < 0.8
-    assert result["lenient"] > 0.95
-    assert result["tasks"]["CMeEE-V2"]["failures"] == {"half-width punctuation": 6}
-    assert result["failures"]["half-width punctuation"] > 40
+    mean = result.overall
+    assert mean.value < 0.8
+    assert mean.lenient > 0.95
+    assert result.tasks["CMeEE-V2"].score.failures == {"half-width punctuation": 6}
+    assert mean.failures["half-width punctuation"] > 40
     assert main(["--gold", str(GOLD), "--predictions", str(narrow), "--compare", str(PERFECT)]) == 0
     printed = capsys.readouterr().out
-    cost = f"{result['lenient']:.2%} instead of  {result['overall']:.2%}: half-width punctuation"
+    cost = f"{mean.lenient:.2%} instead of  {mean.value:.2%}: half-width punctuation"
     assert cost in printed
     assert printed.endswith("(a lenient reading, not the score):\nnothing\n")
 
 
 def test_a_seed_gives_the_same_intervals() -> None:
-    one, same, other = (score(GOLD, [DROPPED], seed=seed)[0]["interval"] for seed in (1, 1, 2))
+    one, same, other = (score(GOLD, [DROPPED], seed=seed)[0].overall.interval for seed in (1, 1, 2))
     assert one == same
     assert one != other
 
@@ -131,7 +140,7 @@ def test_the_relation_task_has_two_names(tmp_path: Path) -> None:
     target = "具有治疗关系的头尾实体对如下：头实体为甲，尾实体为乙。"
     gold = put(tmp_path / "gold.json", ("1", "CMeIE", target))
     made = put(tmp_path / "made.json", ("1", "CMeIE-V2", target))
-    assert score(gold, [made])[0]["overall"] == 1
+    assert score(gold, [made])[0].overall.value == 1
 
 
 @pytest.mark.parametrize(

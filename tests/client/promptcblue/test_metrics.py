@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from client.post_generate_process import CONVERTERS, read_rows, results
-from client.promptcblue.metrics import METRICS, Scores
+from client.promptcblue.metrics import METRICS, Figures
 from client.promptcblue.rouge import longest_common, rouge, tokens
 from tests.paths import SCORING
 
@@ -16,7 +16,7 @@ VARIANTS = sorted(path.name.split(".")[0] for path in SCORING.glob("*.expected.j
 GOLD = json.loads((SCORING / "dev_structured.json").read_text("utf-8"))
 
 
-def scores_of(task: str, gold: list[Any], predicted: list[Any]) -> Scores:
+def scores_of(task: str, gold: list[Any], predicted: list[Any]) -> Figures:
     metric = METRICS[task]
     return metric.total([metric.sample(*pair) for pair in zip(gold, predicted, strict=True)])
 

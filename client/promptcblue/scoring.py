@@ -1,0 +1,78 @@
+"""Scoring, task by task: PromptCBLUE's own reading of answers, and a lenient one beside it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from client.post_generate_process import Answer, structured
+from client.promptcblue.bootstrap import resampled
+from client.promptcblue.gold import Gold, read_gold, read_predictions
+from client.promptcblue.leniency import lenient
+from client.promptcblue.metrics import METRICS, Metric
+from client.promptcblue.scores import Score, Scores, TaskScores
+from client.rows import Row
+
+
+def score(
+    gold_path: Path, predictions: Sequence[Path], *, converter: str = "head", seed: int = 0
+) -> list[Scores]:
+    """The scores of each file; those after the first have the differences to the first.
+
+    Raises InputError where a file does not fit.
+    """
+    gold = read_gold(gold_path)
+    first, *others = (
+        _scores(gold, path, read_predictions(path, gold, gold_path), converter, seed)
+        for path in predictions
+    )
+    return [first, *(each.compared(first) for each in others)]
+
+
+def _scores(
+    gold: Gold, path: Path, rows: Mapping[str, list[Row]], converter: str, seed: int
+) -> Scores:
+    read = {task: _read(task, gold[task], rows[task], converter) for task in gold}
+    draws = resampled({task: each.samples for task, each in read.items()}, seed)
+    tasks = {task: _task_scores(METRICS[task], each, draws[task]) for task, each in read.items()}
+    scores = [task.score for task in tasks.values()]
+    overall = Score(
+        value=fmean(each.value for each in scores),
+        draws=draws["overall"],
+        lenient=fmean(each.lenient for each in scores),
+        failures=_by_frequency(sum((each.failures for each in read.values()), Counter())),
+    )
+    return Scores(overall, tasks, str(path), converter, seed)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A task's answers as its metric takes them, by both readings, and why these differ."""
+
+    samples: list[Any]
+    lenient: list[Any]
+    failures: Counter[str]
+
+
+def _read(task: str, gold: Mapping[str, Answer], rows: Sequence[Row], converter: str) -> _Read:
+    read, metric = _Read([], [], Counter()), METRICS[task]
+    for right, row in zip(gold.values(), rows, strict=True):
+        sample = metric.sample(right, structured(row, converter))
+        answer, causes = lenient(row, converter)
+        read.samples.append(sample)
+        read.lenient.append(metric.sample(right, answer) if causes else sample)
+        read.failures.update(causes)
+    return read
+
+
+def _task_scores(metric: Metric, read: _Read, draws: Sequence[float]) -> TaskScores:
+    figures = metric.total(read.samples)
+    mended = metric.total(read.lenient)[metric.main]
+    score = Score(figures[metric.main], draws, mended, _by_frequency(read.failures))
+    return TaskScores(metric.name, len(read.samples), figures, score)
+
+
+def _by_frequency(counts: Counter[str]) -> dict[str, int]:
+    return dict(counts.most_common())
