@@ -1,5 +1,12 @@
 """What can go wrong in the client. Every message says what, where, and the remedy."""
 
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+Arguments = ParamSpec("Arguments")
+
 
 class ClientError(Exception):
     """Base of the client's errors; the command line prints it and ends with code 2."""
@@ -41,3 +48,19 @@ class TransientError(ClientError):
         self.retry_after = retry_after
         self.counts = counts
         self.overloaded = overloaded
+
+
+def ends_with_code(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+    """A main function that prints a ClientError and ends with 2, and with 130 at an interrupt."""
+
+    @wraps(main)
+    def ending(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
+        try:
+            return main(*args, **kwargs)
+        except ClientError as problem:
+            print(f"error: {problem}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 130
+
+    return ending

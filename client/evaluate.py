@@ -17,17 +17,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from client import predict_testset
-from client.errors import ClientError, InputError
+from client.errors import InputError, ends_with_code
 from client.pipes import run
 from client.post_generate_process import CONVERTERS
-from client.prediction.selection import Selection
+from client.predict_testset import count, heed_signals, interrupt_notice, parse_job, report_missing
+from client.prediction.job import Job, predict
 from client.promptcblue.gold import read_gold, read_predictions
 from client.report import report
 from client.rows import read_rows, refuse_overwriting, write_rows
@@ -42,70 +43,58 @@ NOT_HERE = {
 }
 
 
-def evaluate(options: argparse.Namespace, passed: Sequence[str]) -> int:
-    """Predict, score, report; the exit code of the prediction.
+def evaluate(
+    job: Job, *, serve: str | None = None, compare: Path | None = None, converter: str = "head"
+) -> dict[str, str]:
+    """Answer `job.input`, score the answers and report them; all goes to `job.output`'s folder.
 
-    Raises InputError where a file or an option does not do.
+    `serve` is the command of a server to run as long, in place of `job.urls`. Returns the missing
+    rows' reasons, as `predict` does: then nothing is scored. Raises ClientError.
     """
-    _refuse_others_options(passed)
-    folder: Path = options.folder
-    gold = _gold(options)
-    predictions = folder / "predictions.json"
-    chosen = ["--tasks", *options.tasks] if options.tasks else []
-    chosen += ["--limit", str(options.limit)] if options.limit else []
-    asked = ["--input", str(options.gold), "--output", str(predictions), *chosen]
-    if options.serve:
-        with _serving(options.serve, folder / "server.log") as url:
-            code = predict_testset.main([*passed, *asked, "--url", url])
-    else:
-        code = predict_testset.main([*passed, *asked, "--url", *options.url])
-    if not code:
-        page = folder / "report.html"
-        results = report(
-            gold, predictions, page, compare=options.compare, converter=options.converter
-        )
-        write_scores(folder / "scores.json", results)
+    folder = job.output.parent
+    gold = _gold(job, compare)
+    serving = _serving(serve, folder / "server.log") if serve else nullcontext(job.urls)
+    with serving as urls, interrupt_notice():
+        missing = predict(replace(job, urls=urls))
+    if not missing:
+        page, scores = folder / "report.html", folder / "scores.json"
+        results = report(gold, job.output, page, compare=compare, converter=converter)
+        write_scores(scores, results)
         print_scores(results)
-        print(f"\n{page}, {folder / 'scores.json'}")
-    return code
+        print(f"\n{page}, {scores}")
+    return missing
 
 
-def _refuse_others_options(passed: Sequence[str]) -> None:
-    for name, remedy in NOT_HERE.items():
-        if any(word == name or word.startswith(f"{name}=") for word in passed):
-            raise InputError(f"{name} is no option of evaluate: {remedy}")
-
-
-def _gold(options: argparse.Namespace) -> Path:
+def _gold(job: Job, compare: Path | None) -> Path:
     """The rows that are asked for: the gold file, or a file of its own for a part of it.
 
     What scoring would refuse is refused here, before hours of answering.
     """
-    path = _part(options)
+    path = _part(job)
     gold = read_gold(path)
-    if options.compare:
-        read_predictions(options.compare, gold, path)
+    if compare:
+        read_predictions(compare, gold, path)
     return path
 
 
-def _part(options: argparse.Namespace) -> Path:
-    rows = read_rows(options.gold, "input", "target").rows
-    chosen = Selection(tuple(options.tasks), limit=options.limit).indices(rows)
+def _part(job: Job) -> Path:
+    rows = read_rows(job.input, "input", "target").rows
+    chosen = job.selection.indices(rows)
+    folder = job.output.parent
     try:
-        options.folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise InputError(f"cannot write {options.folder}: {problem.strerror}") from problem
+        raise InputError(f"cannot write {folder}: {problem.strerror}") from problem
     if len(chosen) == len(rows):
-        path: Path = options.gold
-        return path
-    part: Path = options.folder / "gold_rows.json"
-    refuse_overwriting(part, options.gold)
+        return job.input
+    part = folder / "gold_rows.json"
+    refuse_overwriting(part, job.input)
     write_rows(part, [rows[index] for index in chosen])
     return part
 
 
 @contextmanager
-def _serving(command: str, log: Path) -> Iterator[str]:
+def _serving(command: str, log: Path) -> Iterator[tuple[str, ...]]:
     """The URL of a server that runs as long. Raises InputError when it ends before we do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -129,7 +118,7 @@ def _serving(command: str, log: Path) -> Iterator[str]:
     watcher = threading.Thread(target=watch)
     try:
         watcher.start()
-        yield f"http://127.0.0.1:{port}"
+        yield (f"http://127.0.0.1:{port}",)
     except KeyboardInterrupt:
         if not ended:
             raise
@@ -149,8 +138,33 @@ def _signal(server: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
         os.killpg(server.pid, number)
 
 
+@ends_with_code
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate; the exit codes are those of predict_testset, 2 also where files do not fit."""
+    options, passed = _parser().parse_known_args(arguments)
+    _refuse_others_options(passed)
+    predicted = parse_job(passed)
+    job = replace(
+        predicted,
+        urls=tuple(options.url),
+        input=options.gold,
+        output=options.folder / "predictions.json",
+        selection=replace(predicted.selection, tasks=tuple(options.tasks), limit=options.limit),
+    )
+    heed_signals()
+    missing = evaluate(
+        job, serve=options.serve, compare=options.compare, converter=options.converter
+    )
+    return report_missing(missing, job)
+
+
+def _refuse_others_options(passed: Sequence[str]) -> None:
+    for name in (word.partition("=")[0] for word in passed):
+        if name in NOT_HERE:
+            raise InputError(f"{name} is no option of evaluate: {NOT_HERE[name]}")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evaluate",
         description=__doc__,
@@ -164,17 +178,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where("--url", nargs="+", default=["http://localhost:8000"], help="where the servers listen")
     where("--serve", metavar="COMMAND", help="start this server first, and stop it in the end")
     add("--tasks", nargs="+", default=(), metavar="TASK", help="only these values of task_dataset")
-    add("--limit", type=predict_testset.count, default=None, help="only the first rows of those")
+    add("--limit", type=count, default=None, help="only the first rows of those")
     add("--compare", type=Path, help="another model's predictions for the same rows")
     add("--converter", choices=CONVERTERS, default="head", help="the official reading")
-    options, passed = parser.parse_known_args(arguments)
-    try:
-        return evaluate(options, passed)
-    except ClientError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return parser
 
 
 if __name__ == "__main__":

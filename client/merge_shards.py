@@ -14,7 +14,7 @@ from pathlib import Path
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from client.errors import ClientError, InputError
+from client.errors import InputError, ends_with_code
 from client.pipes import run
 from client.predict_testset import seconds
 from client.prediction.job import journal_of
@@ -88,6 +88,7 @@ def wait_for(shards: Sequence[Path], patience: float) -> None:
         time.sleep(_LOOK_EVERY_S)
 
 
+@ends_with_code
 def main(arguments: Sequence[str] | None = None) -> int:
     """Merge; 2 when the shards do not make a whole."""
     description = str(__doc__).partition("\n")[0]
@@ -98,13 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--wait", type=seconds, default=0.0, metavar="S", help="for shards that are not there yet")
     add("shards", type=Path, nargs="+", metavar="SHARD", help="what the runs with --shard wrote")
     options = parser.parse_args(arguments)
-    try:
-        if options.wait:
-            wait_for(options.shards, options.wait)
-        rows = merge(options.input, options.shards, options.output)
-    except ClientError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
+    if options.wait:
+        wait_for(options.shards, options.wait)
+    rows = merge(options.input, options.shards, options.output)
     print(f"{options.output}: all {rows} rows of {len(options.shards)} shards")
     return 0
 

@@ -9,13 +9,14 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from client.errors import ClientError
+from client.errors import ends_with_code
 from client.pipes import run
 from client.prediction.adapters import AdapterBy
 from client.prediction.job import DEMO_INPUT, Job, predict
@@ -24,32 +25,41 @@ from client.prediction.selection import Selection
 from client.prediction.window import Pace
 
 
+@ends_with_code
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one job; 0: complete, 1: rows are missing, 2: cannot go on so, 130: interrupted."""
+    heed_signals()
+    with interrupt_notice():
+        job = parse_job(arguments)
+        missing = predict(job)
+    return report_missing(missing, job)
+
+
+def heed_signals() -> None:
+    """End the run by SIGINT and SIGTERM alike."""
     # A shell starts background jobs with SIGINT ignored; an interrupt is harmless here, so heed it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # `docker stop` then ends the run as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    options = _parser().parse_args(arguments)
+
+
+@contextmanager
+def interrupt_notice() -> Iterator[None]:
+    """Say what an interrupt leaves, before it goes its way."""
     try:
-        job = _job(options)
-        missing = predict(job)
-    except ClientError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
+        yield
     except KeyboardInterrupt:
         print(
             "interrupted: the finished rows are kept; the same command goes on from there",
             file=sys.stderr,
         )
-        return 130
-    if missing:
-        _print_missing(missing, job)
-        return 1
-    return 0
+        raise
 
 
-def _print_missing(missing: Mapping[str, str], job: Job) -> None:
+def report_missing(missing: Mapping[str, str], job: Job) -> int:
+    """Print the rows that have no answer, by reason; the exit code that says whether there are."""
+    if not missing:
+        return 0
     names: dict[str, list[str]] = {}
     for name, reason in missing.items():
         names.setdefault(reason, []).append(name)
@@ -61,9 +71,15 @@ def _print_missing(missing: Mapping[str, str], job: Job) -> None:
         "the same command asks for the missing ones alone",
         file=sys.stderr,
     )
+    return 1
 
 
-def _job(options: argparse.Namespace) -> Job:
+def parse_job(arguments: Sequence[str] | None = None) -> Job:
+    """The job that a command line describes, by default this program's.
+
+    Raises InputError; SystemExit with argparse's message where the usage is wrong.
+    """
+    options = _parser().parse_args(arguments)
     return Job(
         urls=tuple(options.url),
         input=options.input,

@@ -14,7 +14,7 @@ from pathlib import Path
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from client.errors import ClientError
+from client.errors import ends_with_code
 from client.pipes import run
 from client.post_generate_process import CONVERTERS
 from client.prediction.job import journal_of
@@ -95,6 +95,7 @@ def _journaled(predictions: Path, rows: dict[str, list[Row]]) -> tuple[str | Non
     return header["model"] if header else None, entries
 
 
+@ends_with_code
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write one report; 2 when the files do not fit."""
     parser = argparse.ArgumentParser(prog="report", description=str(__doc__).partition("\n")[0])
@@ -106,14 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--converter", choices=CONVERTERS, default="head", help="the official reading of texts")
     add("--seed", type=int, default=0, help="of the intervals' draws (default: %(default)s)")
     options = parser.parse_args(arguments)
-    try:
-        results = report(
-            options.gold, options.predictions, options.output,
-            compare=options.compare, converter=options.converter, seed=options.seed,
-        )  # fmt: skip
-    except ClientError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
+    results = report(
+        options.gold, options.predictions, options.output,
+        compare=options.compare, converter=options.converter, seed=options.seed,
+    )  # fmt: skip
     shown = " → ".join(f"{each.overall.value:.2%}" for each in results)
     print(f"{options.output}: {shown}, {len(results[0].tasks)} tasks")
     return 0

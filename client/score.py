@@ -12,7 +12,7 @@ from pathlib import Path
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from client.errors import ClientError
+from client.errors import ends_with_code
 from client.pipes import run
 from client.post_generate_process import CONVERTERS
 from client.promptcblue.bootstrap import LEVEL, RESAMPLES
@@ -55,18 +55,15 @@ def _line(label: str, metric: str, rows: int, scores: Sequence[Score]) -> str:
     return "  ".join(columns)
 
 
+@ends_with_code
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, perhaps write the JSON; 2 when the files do not fit."""
     options = _parser().parse_args(arguments)
     paths = [path for path in (options.predictions, options.compare) if path]
-    try:
-        results = score(options.gold, paths, converter=options.converter, seed=options.seed)
-        if options.json:
-            refuse_overwriting(options.json, options.gold, *paths)
-            write_scores(options.json, results)
-    except ClientError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
+    results = score(options.gold, paths, converter=options.converter, seed=options.seed)
+    if options.json:
+        refuse_overwriting(options.json, options.gold, *paths)
+        write_scores(options.json, results)
     print_scores(results)
     return 0
 

@@ -14,7 +14,7 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from client import post_generate_process
-from client.errors import ClientError, InputError
+from client.errors import InputError, ends_with_code
 from client.pipes import run
 from client.post_generate_process import FIELDS, RowError, read_rows
 from client.rows import Row, refuse_overwriting, written_aside
@@ -75,6 +75,7 @@ def _write(path: Path, content: dict[str, bytes]) -> None:
             archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
 
 
+@ends_with_code
 def main(arguments: Sequence[str] | None = None) -> int:
     """Pack; 2 when the predictions do not follow the rules."""
     parser = argparse.ArgumentParser(prog="submission", description=str(__doc__).partition("\n")[0])
@@ -83,11 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--predictions", type=Path, required=True, help="what predict_testset.py wrote for it")
     add("--output", type=Path, default=Path("test_predictions.zip"), help="default: %(default)s")
     options = parser.parse_args(arguments)
-    try:
-        rows = pack(options.test, options.predictions, options.output)
-    except ClientError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
+    rows = pack(options.test, options.predictions, options.output)
     print(f"{options.output}: {rows} rows and {SCRIPT}, ready to submit")
     return 0
 

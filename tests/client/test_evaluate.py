@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from client.evaluate import evaluate as evaluate_job
+from client.prediction.job import Job
 from tests.client.conftest import read_output
 from tests.client.stub import Stub, answer_to
 from tests.paths import ROOT, SCORING
@@ -50,6 +52,14 @@ def test_predictions_scores_and_report_are_made(tmp_path: Path, stub: Stub) -> N
     assert len(scores["tasks"]) == 16
     page = (tmp_path / "evaluation" / "report.html").read_text("utf-8")
     assert f"demo: {scores['overall']:.2%}" in page
+
+
+def test_it_is_a_function_of_a_job_too(tmp_path: Path, stub: Stub) -> None:
+    output = tmp_path / "evaluation" / "predictions.json"
+    assert not evaluate_job(Job(urls=(stub.url,), input=GOLD, output=output), compare=GOLD)
+    scores = json.loads((tmp_path / "evaluation" / "scores.json").read_text("utf-8"))
+    assert scores["compare"]["predictions"] == str(GOLD)
+    assert scores["compare"]["difference"]["score"] > 0
 
 
 def test_a_part_is_scored_against_that_part(tmp_path: Path, stub: Stub) -> None:
