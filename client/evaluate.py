@@ -52,32 +52,23 @@ def evaluate(
     rows' reasons, as `predict` does: then nothing is scored. Raises ClientError.
     """
     folder = job.output.parent
-    gold = _gold(job, compare)
+    gold = read_gold(_part(job))  # what scoring would refuse is refused before hours of answering
+    compared = [read_predictions(compare, gold)] if compare else []
     serving = _serving(serve, folder / "server.log") if serve else nullcontext(job.urls)
     with serving as urls, interrupt_notice():
         missing = predict(replace(job, urls=urls))
     if not missing:
         page, scores = folder / "report.html", folder / "scores.json"
-        results = report(gold, job.output, page, compare=compare, converter=converter)
+        predictions = [read_predictions(job.output, gold), *compared]
+        results = report(gold, predictions, page, converter=converter)
         write_scores(scores, results)
         print_scores(results)
         print(f"\n{page}, {scores}")
     return missing
 
 
-def _gold(job: Job, compare: Path | None) -> Path:
-    """The rows that are asked for: the gold file, or a file of its own for a part of it.
-
-    What scoring would refuse is refused here, before hours of answering.
-    """
-    path = _part(job)
-    gold = read_gold(path)
-    if compare:
-        read_predictions(compare, gold, path)
-    return path
-
-
 def _part(job: Job) -> Path:
+    """The rows to answer: the gold file, or a file of its own for a part of it."""
     rows = read_rows(job.input, "input", "target").rows
     chosen = job.selection.indices(rows)
     folder = job.output.parent

@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,7 @@ def _kind(value: object) -> str:
     return names.get(type(value), json.dumps(value))
 
 
-def results(rows: Iterator[dict[str, Any]], converter: str) -> dict[str, list[dict[str, Answer]]]:
+def results(rows: Iterable[dict[str, Any]], converter: str) -> dict[str, list[dict[str, Answer]]]:
     """What the benchmark calls results.json: each task's answers in the order of the rows."""
     found: dict[str, list[dict[str, Answer]]] = {}
     for row in rows:

@@ -20,58 +20,55 @@ from client.post_generate_process import CONVERTERS
 from client.prediction.job import journal_of
 from client.prediction.journal import Entry, read_answers, read_header
 from client.promptcblue.analysis import analysed
-from client.promptcblue.gold import Gold, read_gold, read_predictions, read_targets
+from client.promptcblue.gold import Answers, Gold, Predictions, read_files
 from client.promptcblue.scores import Scores
 from client.promptcblue.scoring import score
 from client.report_page.markup import Node, document, element
 from client.report_page.scores import scores_section
 from client.report_page.tasks import answers_section, task_section
-from client.rows import Row, refuse_overwriting, written_aside
+from client.rows import refuse_overwriting, written_aside
 
 STYLE = Path(__file__).with_name("report_page") / "report.css"
 
 
 def report(
-    gold_path: Path,
-    predictions: Path,
+    gold: Gold,
+    predictions: Sequence[Predictions],
     output: Path,
     *,
-    compare: Path | None = None,
     converter: str = "head",
     seed: int = 0,
 ) -> list[Scores]:
     """Write the page; return the scores that it shows.
 
-    The tasks' details are of `predictions`; of `compare` there are scores and differences. Raises
-    InputError where a file does not fit; then nothing is written.
+    The tasks' details are of the first predictions; of a second there are scores and differences.
+    Raises InputError where it cannot be written.
     """
-    paths = [path for path in (predictions, compare) if path]
-    refuse_overwriting(output, gold_path, *paths)
-    results = score(gold_path, paths, converter=converter, seed=seed)
-    gold = read_gold(gold_path)
-    rows = read_predictions(predictions, gold, gold_path)
-    samples = analysed(gold, rows, converter)
-    targets = read_targets(gold_path)
-    texts = targets or _as_json(gold)
-    model, entries = _journaled(predictions, rows)
+    refuse_overwriting(output, gold.path, *(each.path for each in predictions))
+    results = score(gold, predictions, converter=converter, seed=seed)
+    first = predictions[0]
+    samples = analysed(gold.answers, first.rows, converter)
+    texts = gold.targets or _as_json(gold.answers)
+    model, entries = _journaled(first)
+    name = model or first.path.name
 
     def body() -> Iterator[Node]:
-        yield element("h1", f"{model or predictions.name}: {results[0].overall.value:.2%}")
-        facts = [f"gold {gold_path}", f"predictions {predictions}", f"converter {converter}"]
+        yield element("h1", f"{name}: {results[0].overall.value:.2%}")
+        facts = [f"gold {gold.path}", f"predictions {first.path}", f"converter {converter}"]
         yield element("p", " · ".join(facts), class_="quiet")
         yield from scores_section(results)
-        yield from answers_section(samples, targets, entries)
+        yield from answers_section(samples, gold.targets, entries)
         yield element("h2", "Task by task")
         for task in sorted(samples):
             yield task_section(task, results[0].tasks[task], samples[task], texts)
 
-    title = f"{model or predictions.name} on {gold_path.name}"
+    title = f"{name} on {gold.path.name}"
     with written_aside(output) as aside, aside.open("w", encoding="utf-8") as file:
         file.writelines(document(title, STYLE.read_text("utf-8"), body()))
     return results
 
 
-def _as_json(gold: Gold) -> dict[str, str]:
+def _as_json(gold: Answers) -> dict[str, str]:
     """What stands for the targets of a structured file."""
     return {
         name: answer
@@ -82,14 +79,14 @@ def _as_json(gold: Gold) -> dict[str, str]:
     }
 
 
-def _journaled(predictions: Path, rows: dict[str, list[Row]]) -> tuple[str | None, list[Entry]]:
+def _journaled(predictions: Predictions) -> tuple[str | None, list[Entry]]:
     """Who answered these very rows, and what the journal beside the file says of each."""
-    targets = {row["sample_id"]: row["target"] for each in rows.values() for row in each}
-    journal = journal_of(predictions)
+    targets = predictions.targets
+    journal = journal_of(predictions.path)
     entries = [
         entry
         for entry in read_answers(journal)
-        if targets.get(entry.get("sample_id")) == entry["generated_text"].strip()
+        if targets.get(entry.get("sample_id", "")) == entry["generated_text"].strip()
     ]
     header = read_header(journal) if entries else None
     return header["model"] if header else None, entries
@@ -107,10 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--converter", choices=CONVERTERS, default="head", help="the official reading of texts")
     add("--seed", type=int, default=0, help="of the intervals' draws (default: %(default)s)")
     options = parser.parse_args(arguments)
+    paths = [path for path in (options.predictions, options.compare) if path]
+    gold, predictions = read_files(options.gold, paths)
     results = report(
-        options.gold, options.predictions, options.output,
-        compare=options.compare, converter=options.converter, seed=options.seed,
-    )  # fmt: skip
+        gold, predictions, options.output, converter=options.converter, seed=options.seed
+    )
     shown = " → ".join(f"{each.overall.value:.2%}" for each in results)
     print(f"{options.output}: {shown}, {len(results[0].tasks)} tasks")
     return 0

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from client import post_generate_process
 from client.errors import InputError
+from client.post_generate_process import RowError
 
 Row = dict[str, Any]
 
@@ -29,7 +31,7 @@ def read_rows(path: Path, *required: str) -> RowFile:
 
     A BOM and blank lines are skipped. Raises InputError with file and line.
     """
-    content = _read_bytes(path)
+    content = read_bytes(path)
     rows: list[Row] = []
     first_line: dict[str, int] = {}
     # Only \n ends a line: str.splitlines would also cut at a U+2028 inside a text.
@@ -44,6 +46,14 @@ def read_rows(path: Path, *required: str) -> RowFile:
     if not rows:
         raise InputError(f"{path}: no rows; expected JSON lines, one object a line")
     return RowFile(path, rows, hashlib.sha256(content).hexdigest())
+
+
+def read_checked_rows(path: Path) -> list[Row]:
+    """Read JSON lines that follow the benchmark's rules. Raises InputError."""
+    try:
+        return [*post_generate_process.read_rows(path)]
+    except RowError as problem:
+        raise InputError(str(problem)) from problem
 
 
 def row_name(row: Row, index: int) -> str:
@@ -101,7 +111,8 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Raises InputError."""
     try:
         return path.read_bytes()
     except OSError as problem:

@@ -16,6 +16,7 @@ from client.errors import ends_with_code
 from client.pipes import run
 from client.post_generate_process import CONVERTERS
 from client.promptcblue.bootstrap import LEVEL, RESAMPLES
+from client.promptcblue.gold import read_files
 from client.promptcblue.scores import Score, Scores
 from client.promptcblue.scoring import score
 from client.rows import refuse_overwriting, written_aside
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, perhaps write the JSON; 2 when the files do not fit."""
     options = _parser().parse_args(arguments)
     paths = [path for path in (options.predictions, options.compare) if path]
-    results = score(options.gold, paths, converter=options.converter, seed=options.seed)
+    gold, predictions = read_files(options.gold, paths)
+    results = score(gold, predictions, converter=options.converter, seed=options.seed)
     if options.json:
         refuse_overwriting(options.json, options.gold, *paths)
         write_scores(options.json, results)

@@ -16,8 +16,8 @@ if not __package__:  # run as a script, perhaps from a bare clone: find the pack
 from client import post_generate_process
 from client.errors import InputError, ends_with_code
 from client.pipes import run
-from client.post_generate_process import FIELDS, RowError, read_rows
-from client.rows import Row, refuse_overwriting, written_aside
+from client.post_generate_process import FIELDS
+from client.rows import Row, read_checked_rows, refuse_overwriting, written_aside
 
 PREDICTIONS, SCRIPT = "test_predictions.json", "post_generate_process.py"
 PROBLEMS_SHOWN = 20
@@ -30,10 +30,7 @@ def pack(test: Path, predictions: Path, output: Path) -> int:
     InputError with everything that is against the rules; then nothing is written.
     """
     refuse_overwriting(output, test, predictions)
-    try:
-        wanted, answered = [*read_rows(test)], [*read_rows(predictions)]
-    except RowError as problem:
-        raise InputError(str(problem)) from problem
+    wanted, answered = read_checked_rows(test), read_checked_rows(predictions)
     problems = [f"{predictions}:{problem}" for problem in _problems(wanted, answered, test)]
     if problems:
         shown = problems[:PROBLEMS_SHOWN]

@@ -1,11 +1,11 @@
 """What lies behind a score: which rows, labels and items went wrong."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from client.post_generate_process import Answer, structured
-from client.promptcblue.gold import Gold
+from client.promptcblue.gold import Answers
 from client.promptcblue.metrics import EXTRACTION, METRICS, REPORT
 from client.rows import Row
 
@@ -38,7 +38,9 @@ class ItemError(NamedTuple):
     item: dict[str, Any]
 
 
-def analysed(gold: Gold, rows: dict[str, list[Row]], converter: str) -> dict[str, list[Sample]]:
+def analysed(
+    gold: Answers, rows: Mapping[str, list[Row]], converter: str
+) -> dict[str, list[Sample]]:
     """Every sample of each task, in the order of the gold file."""
     return {
         task: [

@@ -1,18 +1,53 @@
 """The right answers, and a model's answers to the same samples."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from client.errors import InputError
-from client.post_generate_process import Answer, RowError, read_rows, results
+from client.post_generate_process import Answer, results
 from client.promptcblue.leniency import RELATIONS
-from client.promptcblue.metrics import EXTRACTION, METRICS, REPORT
-from client.rows import Row
+from client.promptcblue.metrics import EXTRACTION, METRICS, REPORT, Metric
+from client.rows import Row, read_bytes, read_checked_rows
 
-Gold = dict[str, dict[str, Answer]]  # by task, by sample_id, in the file's order
+Answers = Mapping[str, Mapping[str, Answer]]  # by task, by sample_id, in the file's order
+SHAPES: dict[Metric, tuple[type, type, str]] = {  # what a metric compares, where that is no text
+    EXTRACTION: (list, dict, "a list of objects"),
+    REPORT: (dict, str, "an object of strings"),
+}
 NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The right answers, and by sample_id the texts that state them; a structured file has none."""
+
+    path: Path
+    answers: Answers
+    targets: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The rows of the gold's samples as a model answered them, by task, in the gold's order."""
+
+    path: Path
+    rows: Mapping[str, list[Row]]
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """By sample_id."""
+        rows = chain.from_iterable(self.rows.values())
+        return {row["sample_id"]: row["target"] for row in rows}
+
+
+def read_files(gold: Path, predictions: Iterable[Path]) -> tuple[Gold, list[Predictions]]:
+    """Each file once. Raises InputError where one does not fit."""
+    right = read_gold(gold)
+    return right, [read_predictions(path, right) for path in predictions]
 
 
 def read_gold(path: Path) -> Gold:
@@ -22,106 +57,101 @@ def read_gold(path: Path) -> Gold:
     InputError.
     """
     content = _structured_file(path)
-    if content is None:
-        try:
-            content = results(read_rows(path), "head")
-        except RowError as problem:
-            raise InputError(str(problem)) from problem
-        if not any(one["answer"] for answers in content.values() for one in answers):
-            raise InputError(f"{path}: every target is empty; a test set has no gold answers")
-    gold = {
+    gold = _of_rows(path) if content is None else Gold(path, _by_sample(content), {})
+    for task, answers in gold.answers.items():
+        if METRICS[task].is_label:
+            _refuse_empty(answers, task, path)
+    return gold
+
+
+def _of_rows(path: Path) -> Gold:
+    rows = read_checked_rows(path)
+    answers = _by_sample(results(rows, "head"))
+    if not any(any(each.values()) for each in answers.values()):
+        raise InputError(f"{path}: every target is empty; a test set has no gold answers")
+    return Gold(path, answers, {row["sample_id"]: row["target"] for row in rows})
+
+
+def _by_sample(content: Mapping[str, list[dict[str, Any]]]) -> Answers:
+    """Of each task that has any."""
+    return {
         task: {one["sample_id"]: one["answer"] for one in answers}
         for task, answers in content.items()
         if answers
     }
-    _refuse_empty_labels(gold, path)
-    return gold
 
 
-def read_targets(path: Path) -> dict[str, str]:
-    """Of a gold file that read_gold has read, by sample_id; a structured one has none."""
-    if _structured_file(path) is not None:
-        return {}
-    return {row["sample_id"]: row["target"] for row in read_rows(path)}
+def _refuse_empty(labels: Mapping[str, Answer], task: str, path: Path) -> None:
+    for name, label in labels.items():
+        if not label:
+            raise InputError(f'{path}: sample_id "{name}" of {task} has an empty gold label')
 
 
 def _structured_file(path: Path) -> dict[str, list[dict[str, Any]]] | None:
     """None where the file is no single object of lists, by task."""
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as problem:
-        raise InputError(f"cannot read {path}: {problem.strerror}") from problem
+        content = json.loads(read_bytes(path))
     except (ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or "sample_id" in content:
         return None
     seen: set[str] = set()
     for task, answers in content.items():
-        where = f'{path}: task "{task}"'
-        if task not in METRICS:
-            raise InputError(f"{where} is unknown; known are {', '.join(METRICS)}")
-        if not isinstance(answers, list):
-            raise InputError(f"{where}: expected a list of answers")
-        for number, one in enumerate(answers, start=1):
-            _check_answer(one, task, f"{where}, answer {number}", seen)
+        _check_answers(answers, task, f'{path}: task "{task}"', seen)
     return content
 
 
+def _check_answers(answers: Any, task: str, where: str, seen: set[str]) -> None:
+    if task not in METRICS:
+        raise InputError(f"{where} is unknown; known are {', '.join(METRICS)}")
+    if not isinstance(answers, list):
+        raise InputError(f"{where}: expected a list of answers")
+    for number, one in enumerate(answers, start=1):
+        _check_answer(one, task, f"{where}, answer {number}", seen)
+
+
 def _check_answer(one: Any, task: str, where: str, seen: set[str]) -> None:
-    if not isinstance(one, dict) or not isinstance(one.get("sample_id"), str):
+    name = one.get("sample_id") if isinstance(one, dict) else None
+    if not isinstance(name, str):
         raise InputError(f'{where}: the field "sample_id" is missing or not a string')
-    if one["sample_id"] in seen:
-        raise InputError(f'{where}: sample_id "{one["sample_id"]}" is used twice')
-    seen.add(one["sample_id"])
-    fits, expected = _fits(one.get("answer"), task)
-    if not fits:
-        name = one["sample_id"]
+    if name in seen:
+        raise InputError(f'{where}: sample_id "{name}" is used twice')
+    seen.add(name)
+    whole, part, expected = SHAPES.get(METRICS[task], (str, str, "a string"))
+    if not _fits(one.get("answer"), whole, part):
         raise InputError(f'{where}: sample_id "{name}": the field "answer" is not {expected}')
 
 
-def _fits(answer: Any, task: str) -> tuple[bool, str]:
-    """Whether it is what the task's metric compares, and what that is."""
-    if METRICS[task] is EXTRACTION:
-        fits = isinstance(answer, list) and all(isinstance(item, dict) for item in answer)
-        expected = "a list of objects"
-    elif METRICS[task] is REPORT:
-        fits = isinstance(answer, dict) and all(isinstance(text, str) for text in answer.values())
-        expected = "an object of strings"
-    else:
-        fits, expected = isinstance(answer, str), "a string"
-    return fits, expected
+def _fits(answer: Any, whole: type, part: type) -> bool:
+    parts = answer.values() if isinstance(answer, dict) else answer
+    return isinstance(answer, whole) and all(isinstance(each, part) for each in parts)
 
 
-def _refuse_empty_labels(gold: Gold, path: Path) -> None:
-    for task, answers in gold.items():
-        for name, answer in answers.items():
-            if METRICS[task].is_label and not answer:
-                raise InputError(f'{path}: sample_id "{name}" of {task} has an empty gold label')
-
-
-def read_predictions(path: Path, gold: Gold, gold_path: Path) -> dict[str, list[Row]]:
-    """The rows of the gold's samples, by task, in its order. InputError unless all are there."""
-    try:
-        rows = {row["sample_id"]: row for row in read_rows(path)}
-    except RowError as problem:
-        raise InputError(str(problem)) from problem
-    wanted = {name: task for task, answers in gold.items() for name in answers}
-    _refuse_missing(sorted(wanted.keys() - rows.keys()), path)
-    _refuse_missing(sorted(rows.keys() - wanted.keys()), gold_path)
-    for name, task in wanted.items():
+def read_predictions(path: Path, gold: Gold) -> Predictions:
+    """The rows of the gold's samples. Raises InputError unless all are there, and no others."""
+    rows = {row["sample_id"]: row for row in read_checked_rows(path)}
+    tasks = {name: task for task, answers in gold.answers.items() for name in answers}
+    _refuse_missing(tasks.keys() - rows.keys(), path)
+    _refuse_missing(rows.keys() - tasks.keys(), gold.path)
+    for name, task in tasks.items():
         other = rows[name]["task_dataset"]
-        if other != task and not {task, other} <= {*RELATIONS}:
+        if not _same_task(other, task):
             raise InputError(
                 f'{path}: sample_id "{name}": the field "task_dataset" is "{other}", '
-                f'in {gold_path} it is "{task}"'
+                f'in {gold.path} it is "{task}"'
             )
-    return {task: [rows[name] for name in answers] for task, answers in gold.items()}
+    by_task = {task: [rows[name] for name in answers] for task, answers in gold.answers.items()}
+    return Predictions(path, by_task)
 
 
-def _refuse_missing(missing: Sequence[str], where: Path) -> None:
-    if missing:
-        more = " …" if missing[NAMES_SHOWN:] else ""
+def _same_task(one: str, other: str) -> bool:
+    return one == other or {one, other} <= {*RELATIONS}
+
+
+def _refuse_missing(names: Collection[str], where: Path) -> None:
+    if names:
+        more = " …" if len(names) > NAMES_SHOWN else ""
         raise InputError(
-            f"{where} lacks {len(missing)} rows of the other file: "
-            f"{', '.join(missing[:NAMES_SHOWN])}{more}. Give predictions for these gold rows"
+            f"{where} lacks {len(names)} rows of the other file: "
+            f"{', '.join(sorted(names)[:NAMES_SHOWN])}{more}. Give predictions for these gold rows"
         )

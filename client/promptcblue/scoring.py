@@ -3,13 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from client.post_generate_process import Answer, structured
 from client.promptcblue.bootstrap import resampled
-from client.promptcblue.gold import Gold, read_gold, read_predictions
+from client.promptcblue.gold import Gold, Predictions
 from client.promptcblue.leniency import lenient
 from client.promptcblue.metrics import METRICS, Metric
 from client.promptcblue.scores import Score, Scores, TaskScores
@@ -17,24 +16,18 @@ from client.rows import Row
 
 
 def score(
-    gold_path: Path, predictions: Sequence[Path], *, converter: str = "head", seed: int = 0
+    gold: Gold, predictions: Sequence[Predictions], *, converter: str = "head", seed: int = 0
 ) -> list[Scores]:
-    """The scores of each file; those after the first have the differences to the first.
-
-    Raises InputError where a file does not fit.
-    """
-    gold = read_gold(gold_path)
-    first, *others = (
-        _scores(gold, path, read_predictions(path, gold, gold_path), converter, seed)
-        for path in predictions
-    )
+    """The scores of each file; those after the first have the differences to the first."""
+    first, *others = (_scores(gold, each, converter, seed) for each in predictions)
     return [first, *(each.compared(first) for each in others)]
 
 
-def _scores(
-    gold: Gold, path: Path, rows: Mapping[str, list[Row]], converter: str, seed: int
-) -> Scores:
-    read = {task: _read(task, gold[task], rows[task], converter) for task in gold}
+def _scores(gold: Gold, predictions: Predictions, converter: str, seed: int) -> Scores:
+    read = {
+        task: _read(task, answers, predictions.rows[task], converter)
+        for task, answers in gold.answers.items()
+    }
     draws = resampled({task: each.samples for task, each in read.items()}, seed)
     tasks = {task: _task_scores(METRICS[task], each, draws[task]) for task, each in read.items()}
     scores = [task.score for task in tasks.values()]
@@ -44,7 +37,7 @@ def _scores(
         lenient=fmean(each.lenient for each in scores),
         failures=_by_frequency(sum((each.failures for each in read.values()), Counter())),
     )
-    return Scores(overall, tasks, str(path), converter, seed)
+    return Scores(overall, tasks, str(predictions.path), converter, seed)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from client.prediction.journal import open_journal
+from client.promptcblue.gold import read_files
 from client.promptcblue.scoring import score
 from client.report import main
 from tests.paths import SCORING
@@ -45,7 +46,7 @@ def report(tmp_path: Path, predictions: Path, *more: str) -> Reader:
 
 def test_it_shows_the_figures_of_score(tmp_path: Path) -> None:
     shown = report(tmp_path, MADE).text
-    scores = score(GOLD, [MADE])[0]
+    scores = score(*read_files(GOLD, [MADE]))[0]
     mean = scores.overall
     assert f"{mean.value:.2%}" in shown
     for name, task in scores.tasks.items():
@@ -57,7 +58,7 @@ def test_it_shows_the_figures_of_score(tmp_path: Path) -> None:
 def test_a_second_file_stands_beside_the_first(tmp_path: Path) -> None:
     other = SCORING / "v05_empty_half.predictions.jsonl"
     shown = report(tmp_path, MADE, "--compare", str(other)).text
-    step = score(GOLD, [MADE, other])[1].overall.difference
+    step = score(*read_files(GOLD, [MADE, other]))[1].overall.difference
     assert step is not None
     assert f"{step.value:+.2%}" in shown
 

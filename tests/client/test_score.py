@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from client.post_generate_process import CONVERTERS
+from client.promptcblue.gold import read_files
+from client.promptcblue.scores import Scores
 from client.promptcblue.scoring import score
 from client.score import main
 from tests.paths import SCORING
@@ -14,6 +16,10 @@ from tests.paths import SCORING
 GOLD = SCORING / "dev_structured.json"
 PERFECT = SCORING / "v00_perfect.predictions.jsonl"
 DROPPED = SCORING / "v01_drop_lines.predictions.jsonl"
+
+
+def scored(gold: Path, *predictions: Path, seed: int = 0) -> list[Scores]:
+    return score(*read_files(gold, predictions), seed=seed)
 
 
 def put(path: Path, *rows: tuple[str, str, str]) -> Path:
@@ -61,7 +67,7 @@ def test_json_holds_the_official_scores_in_full_precision(converter: str, tmp_pa
 
 
 def test_gold_may_be_the_rows_or_the_structured_file() -> None:
-    by_rows, by_file = (score(gold, [DROPPED])[0] for gold in (PERFECT, GOLD))
+    by_rows, by_file = (scored(gold, DROPPED)[0] for gold in (PERFECT, GOLD))
     assert by_rows.overall.value == pytest.approx(by_file.overall.value, abs=1e-12)
 
 
@@ -92,7 +98,7 @@ def test_two_files_stand_side_by_side_with_their_difference(
 
 def test_what_the_format_cost_stands_apart(capsys: pytest.CaptureFixture[str]) -> None:
     narrow = SCORING / "v08_punct_width.predictions.jsonl"
-    (result,) = score(GOLD, [narrow])
+    (result,) = scored(GOLD, narrow)
     mean = result.overall
     assert mean.value < 0.8
     assert mean.lenient > 0.95
@@ -106,7 +112,7 @@ def test_what_the_format_cost_stands_apart(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_seed_gives_the_same_intervals() -> None:
-    one, same, other = (score(GOLD, [DROPPED], seed=seed)[0].overall.interval for seed in (1, 1, 2))
+    one, same, other = (scored(GOLD, DROPPED, seed=seed)[0].overall.interval for seed in (1, 1, 2))
     assert one == same
     assert one != other
 
@@ -140,7 +146,7 @@ def test_the_relation_task_has_two_names(tmp_path: Path) -> None:
     target = "具有治疗关系的头尾实体对如下：头实体为甲，尾实体为乙。"
     gold = put(tmp_path / "gold.json", ("1", "CMeIE", target))
     made = put(tmp_path / "made.json", ("1", "CMeIE-V2", target))
-    assert score(gold, [made])[0].overall.value == 1
+    assert scored(gold, made)[0].overall.value == 1
 
 
 @pytest.mark.parametrize(

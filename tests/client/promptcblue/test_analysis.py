@@ -11,7 +11,7 @@ from client.promptcblue.analysis import (
     item_errors,
     worst,
 )
-from client.promptcblue.gold import Gold
+from client.promptcblue.gold import Answers
 
 
 def extraction(*pairs: tuple[str, str]) -> list[Any]:
@@ -26,13 +26,13 @@ def extraction(*pairs: tuple[str, str]) -> list[Any]:
             for kind, entity in (item.split(":") for item in items.split())
         ]
 
-    gold: Gold = {"CMeEE-V2": {str(i): answer(right) for i, (right, _) in enumerate(pairs)}}
+    gold: Answers = {"CMeEE-V2": {str(i): answer(right) for i, (right, _) in enumerate(pairs)}}
     rows = [row("CMeEE-V2", str(i), text(made), ["病", "药"]) for i, (_, made) in enumerate(pairs)]
     return analysed(gold, {"CMeEE-V2": rows}, "head")["CMeEE-V2"]
 
 
 def labels(*pairs: tuple[str, str]) -> list[Any]:
-    gold: Gold = {"CHIP-CTC": {str(i): right for i, (right, _) in enumerate(pairs)}}
+    gold: Answers = {"CHIP-CTC": {str(i): right for i, (right, _) in enumerate(pairs)}}
     rows = [row("CHIP-CTC", str(i), made, ["甲", "乙"]) for i, (_, made) in enumerate(pairs)]
     return analysed(gold, {"CHIP-CTC": rows}, "head")["CHIP-CTC"]
 

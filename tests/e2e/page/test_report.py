@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, expect
 
+from client.promptcblue.gold import read_files
 from client.report import report
 from tests.e2e.page.browser import LIMIT_MS
 from tests.paths import SCORING
@@ -21,7 +22,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         SCORING / f"{name}.predictions.jsonl"
         for name in ("v00_perfect", "v05_empty_half", "v08_punct_width")
     )
-    report(gold, made, output, compare=other)
+    report(*read_files(gold, [made, other]), output)
     return output
 
 
