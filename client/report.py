@@ -6,9 +6,8 @@ It needs nothing beside it: no network, no script. A journal beside the predicti
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
@@ -19,16 +18,11 @@ from client.pipes import run
 from client.post_generate_process import CONVERTERS
 from client.prediction.job import journal_of
 from client.prediction.journal import Entry, read_answers, read_header
-from client.promptcblue.analysis import analysed
-from client.promptcblue.gold import Answers, Gold, Predictions, read_files
+from client.promptcblue.gold import Gold, Predictions, read_files
 from client.promptcblue.scores import Scores
 from client.promptcblue.scoring import score
-from client.report_page.markup import Node, document, element
-from client.report_page.scores import scores_section
-from client.report_page.tasks import answers_section, task_section
+from client.report_page.page import page
 from client.rows import refuse_overwriting, written_aside
-
-STYLE = Path(__file__).with_name("report_page") / "report.css"
 
 
 def report(
@@ -47,36 +41,11 @@ def report(
     refuse_overwriting(output, gold.path, *(each.path for each in predictions))
     results = score(gold, predictions, converter=converter, seed=seed)
     first = predictions[0]
-    samples = analysed(gold.answers, first.rows, converter)
-    texts = gold.targets or _as_json(gold.answers)
     model, entries = _journaled(first)
-    name = model or first.path.name
-
-    def body() -> Iterator[Node]:
-        yield element("h1", f"{name}: {results[0].overall.value:.2%}")
-        facts = [f"gold {gold.path}", f"predictions {first.path}", f"converter {converter}"]
-        yield element("p", " · ".join(facts), class_="quiet")
-        yield from scores_section(results)
-        yield from answers_section(samples, gold.targets, entries)
-        yield element("h2", "Task by task")
-        for task in sorted(samples):
-            yield task_section(task, results[0].tasks[task], samples[task], texts)
-
-    title = f"{name} on {gold.path.name}"
+    pieces = page(model or first.path.name, gold, first, results, entries)
     with written_aside(output) as aside, aside.open("w", encoding="utf-8") as file:
-        file.writelines(document(title, STYLE.read_text("utf-8"), body()))
+        file.writelines(pieces)
     return results
-
-
-def _as_json(gold: Answers) -> dict[str, str]:
-    """What stands for the targets of a structured file."""
-    return {
-        name: answer
-        if isinstance(answer, str)
-        else json.dumps(answer, ensure_ascii=False, indent=1)
-        for answers in gold.values()
-        for name, answer in answers.items()
-    }
 
 
 def _journaled(predictions: Predictions) -> tuple[str | None, list[Entry]]:

@@ -22,6 +22,11 @@ class Sample(NamedTuple):
     predicted: Answer
     score: float
 
+    @property
+    def right(self) -> bool:
+        """Nothing is missing, and nothing too much."""
+        return self.score >= RIGHT
+
 
 class Confusion(NamedTuple):
     """How often each gold label was answered by which; `counts` by (gold, predicted)."""
@@ -30,12 +35,23 @@ class Confusion(NamedTuple):
     predicted: list[str]
     counts: Counter[tuple[str, str]]
 
+    def rows(self, gold: str) -> int:
+        """How many rows have that gold label."""
+        return sum(self.counts[gold, made] for made in self.predicted)
+
 
 class ItemError(NamedTuple):
     """An item that a sample should have and has not, or has and should not."""
 
     sample_id: str
     item: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """Its values side by side."""
+        values = ("，".join(each) if isinstance(each, list) else str(each)
+                  for each in self.item.values())  # fmt: skip
+        return " · ".join(value or "–" for value in values)
 
 
 def analysed(
@@ -62,7 +78,7 @@ def _sample(task: str, gold: Answer, row: Row, predicted: Answer) -> Sample:
 def worst(samples: Sequence[Sample], count: int) -> list[Sample]:
     """Those that score lowest and are not right; of alike ones the first of the file."""
     ranked = sorted(samples, key=lambda one: one.score)
-    return [each for each in ranked if each.score < RIGHT][:count]
+    return [each for each in ranked if not each.right][:count]
 
 
 def confusion(samples: Sequence[Sample]) -> Confusion:

@@ -29,6 +29,12 @@ class Gold:
     answers: Answers
     targets: Mapping[str, str]
 
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """The targets, or JSON in their place, by sample_id."""
+        answers = chain.from_iterable(each.items() for each in self.answers.values())
+        return self.targets or {name: _as_text(answer) for name, answer in answers}
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -62,6 +68,10 @@ def read_gold(path: Path) -> Gold:
         if METRICS[task].is_label:
             _refuse_empty(answers, task, path)
     return gold
+
+
+def _as_text(answer: Answer) -> str:
+    return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, indent=1)
 
 
 def _of_rows(path: Path) -> Gold:

@@ -86,6 +86,12 @@ class Scores:
         """Of all tasks."""
         return sum(task.rows for task in self.tasks.values())
 
+    @property
+    def by_name(self) -> dict[str, Score]:
+        """Each task's score, in the order of their names, and last the mean."""
+        scores = {name: task.score for name, task in sorted(self.tasks.items())}
+        return scores | {self.label: self.overall}
+
     def compared(self, first: "Scores") -> "Scores":
         """The same with the differences to the first file, overall and for each task."""
         tasks = {
