@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import ParamSpec
 
@@ -28,6 +29,7 @@ class ServerGoneError(ClientError):
     """The server gave no answer for as long as the caller was ready to wait."""
 
 
+@dataclass(eq=False)
 class TransientError(ClientError):
     """A failure worth another try.
 
@@ -36,18 +38,13 @@ class TransientError(ClientError):
     `overloaded` says that the server had too much to do: it should be asked less at a time.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        retry_after: float | None = None,
-        counts: bool = True,
-        overloaded: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-        self.counts = counts
-        self.overloaded = overloaded
+    message: str
+    retry_after: float | None = None
+    counts: bool = True
+    overloaded: bool = False
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def ends_with_code(main: Callable[Arguments, int]) -> Callable[Arguments, int]:

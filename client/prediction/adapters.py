@@ -1,10 +1,16 @@
 """Which adapter answers which row: the same for all, or one by a field, such as the task."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from client.errors import InputError
 from client.rows import Row
+
+_NAMED, _PATTERN = "([^:,]+):([^,]+)", r"[^:,]*\{\}[^:,]*"
+_RULES = re.compile(
+    f"(?P<field>[^=]+)=(?P<rules>({_NAMED},)*((?P<pattern>{_PATTERN})|{_NAMED})(,{_NAMED})*)"
+)
 
 
 @dataclass(frozen=True)
@@ -25,29 +31,25 @@ class AdapterBy:
 
         Raises InputError.
         """
-        field, _, rules = text.partition("=")
-        pairs = [rule.partition(":") for rule in rules.split(",")]
-        names = {value: name for value, colon, name in pairs if colon}
-        patterns = [rule for rule, colon, _ in pairs if not colon]
-        patterned = len(patterns) <= 1 and all("{}" in pattern for pattern in patterns)
-        if not (patterned and all([field, *names, *names.values()])):
+        found = _RULES.fullmatch(text)
+        if not found:
             raise InputError(
                 f"--adapter-by {text}: expected FIELD=value:adapter,value:adapter,… or "
                 "FIELD=pattern with {} for the value, such as task_dataset=lora-{}"
             )
-        return cls(field, names, *patterns)
+        return cls(found["field"], dict(re.findall(_NAMED, found["rules"])), found["pattern"])
 
     def adapters(self, rows: Sequence[Row], indices: Sequence[int]) -> dict[int, str]:
         """The adapter of each of these rows. Raises InputError where one has none."""
-        found = {}
-        for index in indices:
-            value = rows[index].get(self.field)
-            if not isinstance(value, str):
-                raise InputError(f"row {index + 1} has no text in {self.field}, for --adapter-by")
-            name = self.names.get(value, self.pattern and self.pattern.replace("{}", value))
-            if not name:
-                raise InputError(
-                    f'--adapter-by names no adapter for {self.field} "{value}" (row {index + 1})'
-                )
-            found[index] = name
-        return found
+        return {index: self._adapter(rows[index], index + 1) for index in indices}
+
+    def _adapter(self, row: Row, number: int) -> str:
+        value = row.get(self.field)
+        if not isinstance(value, str):
+            raise InputError(f"row {number} has no text in {self.field}, for --adapter-by")
+        name = self.names.get(value) or (self.pattern or "").replace("{}", value)
+        if not name:
+            raise InputError(
+                f'--adapter-by names no adapter for {self.field} "{value}" (row {number})'
+            )
+        return name

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import httpx
@@ -10,6 +9,7 @@ import httpx
 from client.errors import InputError, RefusedError, ServerGoneError, TransientError
 from client.prediction.events import EventReader, Item, describe
 
+Transport = httpx.AsyncBaseTransport | None
 _POLL_S = 1.0
 _NOTE_EVERY_S = 10.0
 _PROBE_TIMEOUT_S = 10.0
@@ -32,13 +32,7 @@ class Api:
     """
 
     def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None = None,
-        timeout: float = 600.0,
-        connections: int = 16,
-        transport: httpx.AsyncBaseTransport | None = None,
+        self, url: str, api_key: str | None, timeout: float, connections: int, transport: Transport
     ) -> None:
         self.url = _check_url(url)
         self._http = httpx.AsyncClient(
@@ -54,12 +48,7 @@ class Api:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
     async def wait_ready(self, patience: float, note: Callable[[str], None]) -> Served:
@@ -162,27 +151,22 @@ def _authorization(api_key: str | None) -> dict[str, str]:
 
 def _transient(problem: httpx.RequestError) -> TransientError:
     never_sent = isinstance(problem, httpx.ConnectError | httpx.ConnectTimeout)
-    return TransientError(
-        f"{problem or type(problem).__name__}",
-        counts=not never_sent,
-        overloaded=isinstance(problem, httpx.ReadTimeout),
-    )
+    silent = isinstance(problem, httpx.ReadTimeout)
+    message = str(problem) or type(problem).__name__
+    return TransientError(message, counts=not never_sent, overloaded=silent)
 
 
 async def _raise_unless_ok(response: httpx.Response) -> None:
     if response.status_code == httpx.codes.OK:
         return
     await response.aread()
-    message = f"{response.url} answered {response.status_code}: {_reason(response)}"
-    if response.status_code in (429, 503):
-        raise TransientError(
-            message,
-            retry_after=_retry_after(response),
-            counts=False,
-            overloaded=response.status_code == 429,
-        )
-    if response.status_code >= 500:
-        raise TransientError(message, overloaded=response.status_code == 504)
+    status = response.status_code
+    message = f"{response.url} answered {status}: {_reason(response)}"
+    if status in (429, 503):
+        wait = _retry_after(response)
+        raise TransientError(message, retry_after=wait, counts=False, overloaded=status == 429)
+    if status >= 500:
+        raise TransientError(message, overloaded=status == 504)
     raise RefusedError(message)
 
 

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from typing import Any
 
 from client.errors import JournalError, ServerGoneError, TransientError
@@ -132,11 +133,13 @@ class Dispatch:
         while self._unsettled and not (self._waiting and window.room):
             self._news.clear()
             await self._news.wait()
-        adapter, batch, most = self._questions.adapter, list[int](), window.room
-        while self._waiting and len(batch) < most:
-            if batch and adapter(self._waiting[0]) != adapter(batch[0]):
-                break
-            batch.append(self._waiting.popleft())
+        return self._next_list(window.room)
+
+    def _next_list(self, most: int) -> list[int]:
+        adapter, rows = self._questions.adapter, [*islice(self._waiting, most)]
+        batch = [*takewhile(lambda row: adapter(row) == adapter(rows[0]), rows)]
+        for _ in batch:
+            self._waiting.popleft()
         return batch
 
     async def _send(self, api: Api, batch: list[int]) -> None:

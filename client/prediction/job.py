@@ -1,7 +1,7 @@
 """One run over a test set: read, ask for what the journal lacks, write the file at the end."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +19,6 @@ from client.prediction.progress import Progress
 from client.prediction.selection import Selection
 from client.prediction.window import Pace
 from client.rows import (
-    Row,
     RowFile,
     read_rows,
     refuse_overwriting,
@@ -73,14 +72,8 @@ def predict(job: Job) -> dict[str, str]:
     chosen = job.selection.indices(source.rows)
     with open_journal(job.journal, restart=job.restart) as journal:
         _check_journal(job, journal, source)
-        open_rows = {
-            index: source.rows[index][job.prompt_column]
-            for index in chosen
-            if index not in journal.answers
-        }
-        adapters = job.adapter_by.adapters(source.rows, chosen) if job.adapter_by else {}
-        questions = Questions(open_rows, job.parameters, adapters)
-        done = len(chosen) - len(open_rows)
+        questions = _questions(job, source, chosen, journal)
+        done = len(chosen) - len(questions.prompts)
         if done:
             print(f"{done} of {len(chosen)} rows are done already")
         with Progress(len(chosen), done) as progress:
@@ -88,12 +81,17 @@ def predict(job: Job) -> dict[str, str]:
         if progress.rows:
             print(progress.summary())
         if not missing:
-            filled = _filled(source.rows, chosen, journal.answers)
-            write_rows(job.output, filled)
-            if job.csv:
-                write_csv(job.csv, filled)
+            _write_filled(job, source, chosen, journal)
             print(f"{job.output}: all {len(chosen)} rows, answered by {journal.model}")
         return {row_name(source.rows[index], index): missing[index] for index in sorted(missing)}
+
+
+def _questions(job: Job, source: RowFile, chosen: Sequence[int], journal: Journal) -> Questions:
+    """What the journal lacks of the chosen rows."""
+    rows = [index for index in chosen if index not in journal.answers]
+    prompts = {index: source.rows[index][job.prompt_column] for index in rows}
+    adapters = job.adapter_by.adapters(source.rows, chosen) if job.adapter_by else {}
+    return Questions(prompts, job.parameters, adapters)
 
 
 def _read_input(job: Job) -> RowFile:
@@ -136,7 +134,8 @@ async def _ask(
         journal.record({**answer, "sample_id": row.get("sample_id")})
 
     async with AsyncExitStack() as stack:
-        apis = [await stack.enter_async_context(_api(job, url)) for url in job.urls]
+        settings = job.api_key, job.timeout, job.pace.connections, job.transport
+        apis = [await stack.enter_async_context(Api(url, *settings)) for url in job.urls]
         if not questions.prompts:
             for api in apis:
                 await _notice_other_model(api, journal)
@@ -152,16 +151,6 @@ async def _ask(
             return dict.fromkeys(unanswered, str(problem)) | dispatch.given_up
 
 
-def _api(job: Job, url: str) -> Api:
-    return Api(
-        url,
-        api_key=job.api_key,
-        timeout=job.timeout,
-        connections=job.pace.connections,
-        transport=job.transport,
-    )
-
-
 async def _notice_other_model(api: Api, journal: Journal) -> None:
     """Refuse to pass old answers off as another model's; a server that is away is no matter."""
     try:
@@ -171,10 +160,14 @@ async def _notice_other_model(api: Api, journal: Journal) -> None:
     journal.refuse_change(served._asdict())
 
 
-def _filled(rows: list[Row], chosen: list[int], answers: Mapping[int, Entry]) -> list[Row]:
+def _write_filled(job: Job, source: RowFile, chosen: Sequence[int], journal: Journal) -> None:
     """With the answers stripped, as the benchmark's own client did.
 
     LLaMA is taught to end an answer with a newline, and the official reading of CHIP-CDN, the last
     line, would find nothing after it.
     """
-    return [{**rows[index], "target": answers[index]["generated_text"].strip()} for index in chosen]
+    texts = {index: journal.answers[index]["generated_text"].strip() for index in chosen}
+    filled = [source.rows[index] | {"target": text} for index, text in texts.items()]
+    write_rows(job.output, filled)
+    if job.csv:
+        write_csv(job.csv, filled)

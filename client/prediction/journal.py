@@ -133,24 +133,21 @@ def open_journal(path: Path, *, restart: bool = False) -> Iterator[Journal]:
 
 def read_header(path: Path) -> Entry | None:
     """What the journal was begun with; None where there is no journal that one could go on with."""
-    try:
-        with path.open("rb") as file:
-            return _unseal(file.readline().removesuffix(b"\n"))
-    except FileNotFoundError:
-        return None
-    except OSError as problem:
-        raise JournalError(f"cannot read {path}: {problem.strerror}") from problem
+    return _unseal(_lines(path)[0])
 
 
 def read_answers(path: Path) -> list[Entry]:
     """The finished rows of a journal, without a lock on it; none where there is no journal."""
+    return [entry for line in _lines(path)[1:-1] if (entry := _unseal(line))]
+
+
+def _lines(path: Path) -> list[bytes]:
     try:
-        lines = path.read_bytes().split(b"\n")[1:-1]
+        return path.read_bytes().split(b"\n")
     except FileNotFoundError:
-        return []
+        return [b""]
     except OSError as problem:
         raise JournalError(f"cannot read {path}: {problem.strerror}") from problem
-    return [entry for line in lines if (entry := _unseal(line))]
 
 
 def _seal(entry: Entry) -> bytes:

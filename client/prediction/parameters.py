@@ -42,5 +42,5 @@ def _file(path: Path) -> Any:
     except OSError as problem:
         raise InputError(f"--parameters {path}: {problem.strerror}; {EXPECTED}") from None
     except yaml.YAMLError as problem:
-        told = " ".join(str(problem).split())
-        raise InputError(f"--parameters {path} is neither JSON nor YAML: {told}") from None
+        detail = " ".join(str(problem).split())
+        raise InputError(f"--parameters {path} is neither JSON nor YAML: {detail}") from None

@@ -21,20 +21,19 @@ class Selection:
 
     def indices(self, rows: Sequence[Row]) -> list[int]:
         """The places of the selected rows, in order. Raises InputError when there are none."""
-        unknown = sorted({*self.tasks} - {str(row.get("task_dataset")) for row in rows})
-        if unknown:
-            known = sorted({str(row["task_dataset"]) for row in rows if "task_dataset" in row})
-            raise InputError(
-                f"--tasks: the input has no row of {', '.join(unknown)}; "
-                f"it has {', '.join(known) or 'no field task_dataset'}"
-            )
-        chosen = [
-            index
-            for index, row in enumerate(rows)
-            if not self.tasks or row.get("task_dataset") in self.tasks
-        ]
+        chosen = self._of_tasks(rows) if self.tasks else [*range(len(rows))]
         first, count = self.shard
         chosen = chosen[first::count][: self.limit]
         if not chosen:
             raise InputError(f"--shard {first}/{count} holds no row: the input has fewer rows")
         return chosen
+
+    def _of_tasks(self, rows: Sequence[Row]) -> list[int]:
+        known = {str(row.get("task_dataset", "")) for row in rows} - {""}
+        unknown = sorted({*self.tasks} - known)
+        if unknown:
+            raise InputError(
+                f"--tasks: the input has no row of {', '.join(unknown)}; "
+                f"it has {', '.join(sorted(known)) or 'no field task_dataset'}"
+            )
+        return [index for index, row in enumerate(rows) if row.get("task_dataset") in self.tasks]
