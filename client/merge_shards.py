@@ -48,10 +48,10 @@ def _places(
     path: Path, answered: list[Row], rows: list[Row], merged: list[Row | None], count: int
 ) -> list[int]:
     """Where in the input this shard's rows are."""
-    asked = [_question(row) for row in answered]
+    questions = [_question(row) for row in answered]
     for first in range(min(count, len(rows))):
         places = Selection(shard=(first, count)).indices(rows)
-        if merged[first] is None and asked == [_question(rows[place]) for place in places]:
+        if merged[first] is None and questions == [_question(rows[place]) for place in places]:
             return places
     raise InputError(
         f"{path} is not one of {count} shards of the input, or is there twice. "
@@ -65,14 +65,14 @@ def _question(row: Row) -> Row:
 
 def _refuse_different_runs(shards: Sequence[Path]) -> None:
     """Of the shards whose journals are there: all were begun with the same facts."""
-    headers = {path: read_header(journal_of(path)) for path in shards}
-    known = [(path, header) for path, header in headers.items() if header is not None]
+    known = [(path, header) for path in shards if (header := read_header(journal_of(path)))]
     for path, header in known[1:]:
-        if header != known[0][1]:
-            told = [json.dumps(each, ensure_ascii=False) for each in (known[0][1], header)]
+        first, other = known[0]
+        if header != other:
+            facts = (json.dumps(each, ensure_ascii=False) for each in (other, header))
             raise InputError(
-                f"{known[0][0]} and {path} are of different runs, by their journals: "
-                f"{' and '.join(told)}. Predict one of them again"
+                f"{first} and {path} are of different runs, by their journals: "
+                f"{' and '.join(facts)}. Predict one of them again"
             )
 
 

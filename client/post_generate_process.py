@@ -90,9 +90,9 @@ def _events(text: str, _choices: object, _converter: str) -> list[dict[str, str 
 def _event(line: str) -> dict[str, str | list[str]]:
     stated: dict[str, str] = {}
     for part in line.split("；"):
-        for key in (*EVENT_TEXTS, *EVENT_LISTS):
-            if part.startswith(f"{key}："):
-                stated[key] = part.replace(f"{key}：", "").strip()
+        key, colon, _ = part.partition("：")
+        if colon:
+            stated[key] = part.replace(f"{key}：", "").strip()
     texts = {key: stated.get(key, "") for key in EVENT_TEXTS}
     return texts | {key: _items(stated.get(key, "")) for key in EVENT_LISTS}
 
@@ -145,8 +145,11 @@ PARSERS: dict[str, Callable[[str, Any, str], Answer]] = {
     "IMCS-V2-SR": _marks(lambda _: UNKNOWN_SYMPTOM),
 }
 # These read their choices, so a row without is wrong; CHIP-CDN's may be one string
-WITH_CHOICES = {"CMeEE-V2", "CMeIE", "CMeIE-V2", "CHIP-CDN", "CHIP-MDCFNPC", "IMCS-V2-NER",
-                "IMCS-V2-SR"}  # fmt: skip
+CHOICES: dict[str, tuple[type, ...]] = {
+    "CHIP-CDN": (list, str),
+    **dict.fromkeys(("CMeEE-V2", "CMeIE", "CMeIE-V2", "IMCS-V2-NER"), (list,)),
+    **dict.fromkeys(("CHIP-MDCFNPC", "IMCS-V2-SR"), (list,)),
+}
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -201,9 +204,8 @@ def _check_task(task: str, choices: Any, where: str) -> None:
             f'{where}: the field "task_dataset" names an unknown task, "{task}"; '
             f"known are {', '.join(PARSERS)}"
         )
-    listed = isinstance(choices, list) and all(isinstance(each, str) for each in choices)
-    one = task == "CHIP-CDN" and isinstance(choices, str)
-    if task in WITH_CHOICES and not (listed or one):
+    listed = isinstance(choices, CHOICES.get(task, object))
+    if task in CHOICES and not (listed and all(isinstance(each, str) for each in choices)):
         raise RowError(f'{where}: the field "answer_choices" is {_kind(choices)}, not a list')
 
 

@@ -7,6 +7,7 @@ Finished rows are journaled at once: after a crash the same command goes on wher
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -138,11 +139,11 @@ def count(text: str) -> int:
 
 
 def _shard(text: str) -> tuple[int, int]:
-    first, slash, count = text.partition("/")
-    numbers = first.isdecimal() and slash and count.isdecimal()
-    if not numbers or int(first) >= int(count):
+    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+    first, count = map(int, numbers.groups()) if numbers else (0, 0)
+    if first >= count:
         raise argparse.ArgumentTypeError(f"{text!r}: expected I/N, I from 0 to N - 1")
-    return int(first), int(count)
+    return first, count
 
 
 def seconds(text: str) -> float:

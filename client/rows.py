@@ -39,7 +39,8 @@ def read_rows(path: Path, *required: str) -> RowFile:
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        row = _parse(line, required, where)
+        row = _parse(line, where)
+        _refuse_other_fields(row, required, where)
         if "sample_id" in row:
             _refuse_duplicate(str(row["sample_id"]), number, first_line, where)
         rows.append(row)
@@ -119,15 +120,19 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"cannot read {path}: {problem.strerror}") from problem
 
 
-def _parse(line: bytes, required: tuple[str, ...], where: str) -> Row:
+def _parse(line: bytes, where: str) -> Row:
     try:
-        row = json.loads(line.decode("utf-8"))
+        row: Row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as problem:
         raise InputError(f"{where}: not UTF-8 (byte {problem.start}); convert the file") from None
     except (ValueError, RecursionError) as problem:
         raise InputError(f"{where}: broken JSON: {problem}") from None
     if not isinstance(row, dict):
         raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    return row
+
+
+def _refuse_other_fields(row: Row, required: Iterable[str], where: str) -> None:
     for field in required:
         if not isinstance(row.get(field), str):
             state = "is not a string" if field in row else "is missing"
@@ -136,7 +141,6 @@ def _parse(line: bytes, required: tuple[str, ...], where: str) -> Row:
         _encode(row)
     except UnicodeEncodeError:
         raise InputError(f"{where}: half of a surrogate pair (\\ud8xx) is no character") from None
-    return row
 
 
 def _refuse_duplicate(sample_id: str, number: int, first_line: dict[str, int], where: str) -> None:

@@ -7,7 +7,6 @@ import argparse
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
 from pathlib import Path
 
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
@@ -30,8 +29,8 @@ def pack(test: Path, predictions: Path, output: Path) -> int:
     InputError with everything that is against the rules; then nothing is written.
     """
     refuse_overwriting(output, test, predictions)
-    wanted, answered = read_checked_rows(test), read_checked_rows(predictions)
-    problems = [f"{predictions}:{problem}" for problem in _problems(wanted, answered, test)]
+    expected, answered = read_checked_rows(test), read_checked_rows(predictions)
+    problems = [f"{predictions}:{problem}" for problem in _problems(expected, answered, test)]
     if problems:
         shown = problems[:PROBLEMS_SHOWN]
         rest = [f"… and {len(problems) - len(shown)} more"] if problems[PROBLEMS_SHOWN:] else []
@@ -41,26 +40,29 @@ def pack(test: Path, predictions: Path, output: Path) -> int:
     return len(answered)
 
 
-def _problems(wanted: list[Row], answered: list[Row], test: Path) -> Iterator[str]:
+def _problems(expected: list[Row], answered: list[Row], test: Path) -> Iterator[str]:
     """Line by line: the rows of the test set in their order, unchanged, with a target each."""
-    for number, (right, made) in enumerate(zip_longest(wanted, answered), start=1):
-        if made is None:
-            yield f"{number}: missing are the last {len(wanted) - len(answered)} rows of {test}"
-            return
-        if right is None:
-            yield f"{number}: {len(answered) - len(wanted)} rows more than {test} has"
-            return
+    for number, (right, made) in enumerate(zip(expected, answered, strict=False), start=1):
         where = f'{number}: sample_id "{made["sample_id"]}"'
         if made["sample_id"] != right["sample_id"]:
             yield f'{where}: {test} has "{right["sample_id"]}" in this line; keep its order'
             return
-        for field in sorted(made.keys() | right.keys()):
-            if field not in FIELDS:
-                yield f'{where}: the field "{field}" is none of {", ".join(FIELDS)}'
-            elif field != "target" and made[field] != right[field]:
-                yield f'{where}: the field "{field}" is not the one of {test}'
-        if not made["target"].strip():
-            yield f'{where}: the field "target" is empty'
+        yield from (f"{where}: {problem}" for problem in _row_problems(right, made, test))
+    surplus = len(answered) - len(expected)
+    if surplus < 0:
+        yield f"{len(answered) + 1}: missing are the last {-surplus} rows of {test}"
+    elif surplus > 0:
+        yield f"{len(expected) + 1}: {surplus} rows more than {test} has"
+
+
+def _row_problems(right: Row, made: Row, test: Path) -> Iterator[str]:
+    for field in sorted(made.keys() | right.keys()):
+        if field not in FIELDS:
+            yield f'the field "{field}" is none of {", ".join(FIELDS)}'
+        elif field != "target" and made[field] != right[field]:
+            yield f'the field "{field}" is not the one of {test}'
+    if not made["target"].strip():
+        yield 'the field "target" is empty'
 
 
 def _write(path: Path, content: dict[str, bytes]) -> None:

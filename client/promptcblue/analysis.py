@@ -1,7 +1,8 @@
 """What lies behind a score: which rows, labels and items went wrong."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from client.post_generate_process import Answer, structured
@@ -85,11 +86,11 @@ def confusion(samples: Sequence[Sample]) -> Confusion:
     """Of a task of labels, as its metric reads them; labels by how many gold rows have them."""
     task = samples[0].row["task_dataset"]
     read = [METRICS[task].sample(each.gold, each.predicted) for each in samples]
-    wanted = Counter(label for label, _ in read)
-    gold = [label for label, _ in wanted.most_common()]
-    pairs = Counter((label, made if made in wanted else OTHER) for label, made in read)
-    predicted = gold + ([OTHER] if any(made == OTHER for _, made in pairs) else [])
-    return Confusion(gold, predicted, pairs)
+    labels, made = zip(*read, strict=True)
+    gold = [*dict(Counter(labels).most_common())]
+    shown = [each if each in gold else OTHER for each in made]
+    counts = Counter(zip(labels, shown, strict=True))
+    return Confusion(gold, [*gold, OTHER] if OTHER in shown else gold, counts)
 
 
 def item_errors(samples: Sequence[Sample]) -> tuple[list[ItemError], list[ItemError]]:
@@ -102,36 +103,30 @@ def item_errors(samples: Sequence[Sample]) -> tuple[list[ItemError], list[ItemEr
     return missed, spurious
 
 
-def _grouped(sample: Sample, known: Collection[str]) -> dict[str, tuple[list[Any], list[Any]]]:
-    """The gold and the predicted items of each kind."""
-    groups: dict[str, tuple[list[Any], list[Any]]] = {}
-    for side, answer in enumerate((sample.gold, sample.predicted)):
-        for item in answer:
-            if kind := _kind(item):
-                group = groups.setdefault(kind if kind in known else OTHER, ([], []))
-                group[side].append(item)
-    return groups
-
-
 def by_kind(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
     """Precision, recall and F1 of the items of each kind, and how many are wanted.
 
     The most frequent first; kinds that no gold item has together. Empty where a task's items are of
     one kind, or have none.
     """
-    known = {_kind(item) for each in samples for item in each.gold}
-    total = EXTRACTION.total
-    found = dict[str, list[tuple[int, int, int]]]()
-    for each in samples:
-        for kind, pair in _grouped(each, known).items():
-            found.setdefault(kind, []).append(EXTRACTION.sample(*pair))
-    if len(found) < 2:
-        return {}
-    wanted = {kind: sum(counts[2] for counts in each) for kind, each in found.items()}
-    return {
-        kind: {"wanted": wanted[kind], **total(found[kind])}
-        for kind in sorted(found, key=lambda kind: (-wanted[kind], kind))
-    }
+    known = _kinds(each.gold for each in samples)
+    groups = {kind: {kind} for kind in sorted(known)}
+    groups[OTHER] = _kinds(each.predicted for each in samples) - known
+    figures = {name: _figures(samples, kinds) for name, kinds in groups.items() if kinds}
+    by_frequency = sorted(figures.items(), key=lambda each: -each[1]["wanted"])
+    return dict(by_frequency) if len(by_frequency) > 1 else {}
+
+
+def _figures(samples: Sequence[Sample], kinds: Collection[str]) -> dict[str, float]:
+    def of_these(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [item for item in items if _kind(item) in kinds]
+
+    counts = [EXTRACTION.sample(of_these(each.gold), of_these(each.predicted)) for each in samples]
+    return {"wanted": sum(wanted for _, _, wanted in counts), **EXTRACTION.total(counts)}
+
+
+def _kinds(answers: Iterable[list[dict[str, Any]]]) -> set[str]:
+    return {*map(_kind, chain.from_iterable(answers))} - {""}
 
 
 def _kind(item: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ never mixed into the official score.
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 from client.post_generate_process import (
     EVENT_LISTS,
@@ -17,8 +16,8 @@ from client.post_generate_process import (
     structured,
 )
 from client.promptcblue.metrics import METRICS
+from client.rows import Row
 
-Row = dict[str, Any]
 OTHER = "非上述类型"  # a gold label of several tasks, though not among their choices
 RELATIONS = ("CMeIE", "CMeIE-V2")  # one task, under both of its names
 _END_OF_PAIR = re.compile(r"\.(?=头实体为|$)", re.MULTILINE)
@@ -49,18 +48,19 @@ def lenient(row: Row, converter: str) -> tuple[Answer, list[str]]:
         return answer, ["empty"]
     causes = []
     for cause, mend in MENDINGS.items():
-        text = mend(row)
-        if text != row["target"]:
-            row = row | {"target": text}
-            other = structured(row, converter)
-            if other != answer:
-                causes.append(cause)
-            answer = other
+        row, before = row | {"target": mend(row)}, answer
+        answer = structured(row, converter)
+        if answer != before:
+            causes.append(cause)
+    return answer, causes + _beyond_mending(row, answer)
+
+
+def _beyond_mending(row: Row, answer: Answer) -> list[str]:
     if _is_unknown(row, answer):
-        causes.append("unknown label")
-    elif not answer and _says_nothing(row):
-        causes.append("nothing understood")
-    return answer, causes
+        return ["unknown label"]
+    if not answer and _says_nothing(row):
+        return ["nothing understood"]
+    return []
 
 
 def _without_white_space(row: Row) -> str:
@@ -101,8 +101,6 @@ def _one_line(row: Row) -> str:
 def _only_the_label(row: Row) -> str:
     """The one choice that the text holds, without what is around it."""
     text: str = row["target"]
-    if not METRICS[row["task_dataset"]].is_label or text in _choices(row):
-        return text
     held = [choice for choice in _choices(row) if choice in text]
     longest = max(held, key=len, default=text)
     return longest if all(choice in longest for choice in held) else text
@@ -118,17 +116,18 @@ MENDINGS: dict[str, Callable[[Row], str]] = {
 
 
 def _choices(row: Row) -> list[str]:
-    """Nothing checks those of a task of labels, since the official reading does without."""
+    """Of a task of labels. Nothing checks them, since the official reading does without."""
     choices = row["answer_choices"]
+    if not choices or not METRICS[row["task_dataset"]].is_label:
+        return []
     listed = isinstance(choices, list) and all(isinstance(each, str) for each in choices)
-    return [*choices, OTHER] if listed and choices else []
+    return [*choices, OTHER] if listed else []
 
 
 def _is_unknown(row: Row, answer: Answer) -> bool:
     """Neither the text nor what it stands for is a choice; a task without choices takes all."""
-    if not METRICS[row["task_dataset"]].is_label or not _choices(row):
-        return False
-    return row["target"] not in _choices(row) and answer not in _choices(row)
+    choices = _choices(row)
+    return bool(choices) and {row["target"], answer}.isdisjoint(choices)
 
 
 def _says_nothing(row: Row) -> bool:

@@ -27,9 +27,9 @@ class Metric(NamedTuple):
 
 
 def _item_counts(gold: list[Any], predicted: list[Any]) -> tuple[int, int, int]:
-    """How many items are common, stated and wanted; an item that comes twice counts once."""
-    wanted, stated = _items(gold), _items(predicted)
-    return len(wanted & stated), len(stated), len(wanted)
+    """How many items are common, stated and expected; an item that comes twice counts once."""
+    expected, stated = _items(gold), _items(predicted)
+    return len(expected & stated), len(stated), len(expected)
 
 
 def _items(answer: list[Any]) -> set[tuple[str, ...]]:
@@ -38,14 +38,14 @@ def _items(answer: list[Any]) -> set[tuple[str, ...]]:
 
 
 def _micro(counts: Sequence[tuple[int, int, int]]) -> Figures:
-    common, stated, wanted = (sum(column) for column in zip(*counts, strict=True))
-    return _named(_precision_recall_f1(common, stated, wanted))
+    common, stated, expected = (sum(column) for column in zip(*counts, strict=True))
+    return _named(_precision_recall_f1(common, stated, expected))
 
 
-def _precision_recall_f1(common: int, stated: int, wanted: int) -> tuple[float, float, float]:
+def _precision_recall_f1(common: int, stated: int, expected: int) -> tuple[float, float, float]:
     if not common:
         return 0.0, 0.0, 0.0
-    precision, recall = common / stated, common / wanted
+    precision, recall = common / stated, common / expected
     return precision, recall, 2 * precision * recall / (precision + recall)
 
 
@@ -56,18 +56,16 @@ def _named(values: Iterable[float]) -> Figures:
 def _averaged(pairs: Sequence[tuple[str, str]], *, weighted: bool) -> Figures:
     """Of (gold, predicted) labels: averages over all labels seen, alike or by gold samples."""
     seen = Counter(pairs)
-    right, stated, wanted = Counter[str](), Counter[str](), Counter[str]()
-    for (gold, made), count in seen.items():
-        wanted[gold] += count
-        stated[made] += count
-        right[gold] += count if gold == made else 0
-    labels = sorted(stated.keys() | wanted.keys())
-    weights = [wanted[label] if weighted else 1 for label in labels]
-    each = [_precision_recall_f1(right[name], stated[name], wanted[name]) for name in labels]
-    return _named(
-        fsum(weight * value for weight, value in zip(weights, column, strict=True)) / sum(weights)
-        for column in zip(*each, strict=True)
-    )
+    expected, stated = (Counter(labels) for labels in zip(*pairs, strict=True))
+    labels = sorted(stated.keys() | expected.keys())
+    each = [_precision_recall_f1(seen[one, one], stated[one], expected[one]) for one in labels]
+    weights = [expected[label] for label in labels] if weighted else [1] * len(labels)
+    return _named(_mean(column, weights) for column in zip(*each, strict=True))
+
+
+def _mean(values: Iterable[float], weights: Sequence[int]) -> float:
+    products = (weight * value for weight, value in zip(weights, values, strict=True))
+    return fsum(products) / sum(weights)
 
 
 def _mean_rouge(scores: Sequence[Rouge]) -> Figures:

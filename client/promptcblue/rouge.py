@@ -3,17 +3,18 @@
 Tokens are those of BERT's basic tokenizer, n-grams count once, and 1e-8 keeps from dividing by 0.
 """
 
+import re
 import unicodedata
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 EPSILON = 1e-8
 NOTHING_SAID = ["无", "。"]  # what the official script reads in an empty text
-HAN = [
-    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
-    (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
-]  # fmt: skip
+HAN = re.compile(
+    "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f"
+    "\U0002b740-\U0002b81f\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]"
+)
 
 
 class Rouge(NamedTuple):
@@ -26,22 +27,22 @@ class Rouge(NamedTuple):
 
 def rouge(prediction: str, reference: str) -> Rouge:
     """Of one text against one reference."""
-    made, wanted = (tokens(text) or NOTHING_SAID for text in (prediction, reference))
-    common = longest_common(made, wanted)
+    made, expected = (tokens(text) or NOTHING_SAID for text in (prediction, reference))
+    common = longest_common(made, expected)
     return Rouge(
-        _overlap(set(made), set(wanted)),
-        _overlap(set(pairwise(made)), set(pairwise(wanted))),
-        _f(common, len(made), len(wanted)),
+        _overlap(set(made), set(expected)),
+        _overlap(set(pairwise(made)), set(pairwise(expected))),
+        _f(common, len(made), len(expected)),
     )
 
 
-def _overlap(made: set[Any], wanted: set[Any]) -> float:
-    return _f(len(made & wanted), len(made), len(wanted))
+def _overlap(made: set[Any], expected: set[Any]) -> float:
+    return _f(len(made & expected), len(made), len(expected))
 
 
-def _f(common: int, made: int, wanted: int) -> float:
+def _f(common: int, made: int, expected: int) -> float:
     precision = common / made if made else 0.0
-    recall = common / wanted if wanted else 0.0
+    recall = common / expected if expected else 0.0
     return 2 * (precision * recall / (precision + recall + EPSILON))
 
 
@@ -66,24 +67,22 @@ def tokens(text: str) -> list[str]:
 
     Source: BertTokenizer's basic_tokenizer, with its defaults.
     """
-    spaced = "".join(_spaced(character) for character in text)
-    found: list[str] = []
-    for word in unicodedata.normalize("NFC", spaced).split():
-        bare = unicodedata.normalize("NFD", word.lower())
-        letters = (each for each in bare if unicodedata.category(each) != "Mn")
-        found += "".join(f" {each} " if _is_mark(each) else each for each in letters).split()
-    return found
+    spaced = HAN.sub(r" \g<0> ", "".join(map(_visible, text)))
+    words = unicodedata.normalize("NFC", spaced).split()
+    return [*chain.from_iterable(map(_parts, words))]
 
 
-def _spaced(character: str) -> str:
-    if character in "\t\n\r":
+def _visible(character: str) -> str:
+    category = unicodedata.category(character)
+    if character in "\t\n\r" or category == "Zs":
         return " "
-    code, category = ord(character), unicodedata.category(character)
-    if code == 0xFFFD or category.startswith("C"):
-        return ""
-    if category == "Zs":
-        return " "
-    return f" {character} " if any(low <= code <= high for low, high in HAN) else character
+    return "" if character == "\ufffd" or category.startswith("C") else character
+
+
+def _parts(word: str) -> list[str]:
+    bare = unicodedata.normalize("NFD", word.lower())
+    letters = (each for each in bare if unicodedata.category(each) != "Mn")
+    return "".join(f" {each} " if _is_mark(each) else each for each in letters).split()
 
 
 def _is_mark(character: str) -> bool:

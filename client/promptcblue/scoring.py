@@ -30,14 +30,14 @@ def _scores(gold: Gold, predictions: Predictions, converter: str, seed: int) -> 
     }
     draws = resampled({task: each.samples for task, each in read.items()}, seed)
     tasks = {task: _task_scores(METRICS[task], each, draws[task]) for task, each in read.items()}
-    scores = [task.score for task in tasks.values()]
-    overall = Score(
-        value=fmean(each.value for each in scores),
-        draws=draws["overall"],
-        lenient=fmean(each.lenient for each in scores),
-        failures=_by_frequency(sum((each.failures for each in read.values()), Counter())),
-    )
+    failures = sum((each.failures for each in read.values()), Counter[str]())
+    overall = _mean([task.score for task in tasks.values()], draws["overall"], failures)
     return Scores(overall, tasks, str(predictions.path), converter, seed)
+
+
+def _mean(scores: Sequence[Score], draws: Sequence[float], failures: Counter[str]) -> Score:
+    value = fmean(each.value for each in scores)
+    return Score(value, draws, fmean(each.lenient for each in scores), _by_frequency(failures))
 
 
 @dataclass(frozen=True)
