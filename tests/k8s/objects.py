@@ -1,50 +1,14 @@
-"""The objects of a rendering, and the pods that they make."""
+"""The objects of a rendering, and the pods and containers that they make."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Object = dict[str, Any]
-Objects = Sequence[Object]
+Configs = Mapping[str, Mapping[str, str]]  # the data of ConfigMaps, by their names
 
-TEMPLATES = {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job"}
 VARIABLE = re.compile(r"\$\((\w+)\)")
-LEADER_WORKER = "leaderworkerset.sigs.k8s.io"
-
-
-@dataclass(frozen=True)
-class Pod:
-    """A pod as its owner would make it, with the labels that the owner's controller adds."""
-
-    title: str
-    owner: Object
-    labels: dict[str, str]
-    spec: Object
-
-    @property
-    def namespace(self) -> str:
-        """Where it runs."""
-        return namespace(self.owner)
-
-    @property
-    def containers(self) -> list[Object]:
-        """Those that keep running; not the init containers."""
-        return list(self.spec.get("containers") or [])
-
-    @property
-    def all_containers(self) -> list[Object]:
-        """Init containers, too."""
-        return [*(self.spec.get("initContainers") or []), *self.containers]
-
-    @property
-    def ports(self) -> list[Object]:
-        """What its containers say they listen on."""
-        return [port for container in self.containers for port in container.get("ports") or []]
-
-    def called(self, container: Object) -> str:
-        """How a problem names a container."""
-        return f"{self.title} container {container.get('name')}"
 
 
 def title(item: Object) -> str:
@@ -52,78 +16,156 @@ def title(item: Object) -> str:
     return f"{item['kind']}/{item['metadata']['name']}"
 
 
-def namespace(item: Object) -> str:
-    """Empty when the manifest leaves it to whoever applies it."""
-    return str(item["metadata"].get("namespace", ""))
+def walk(item: Any, path: str = "") -> Iterator[tuple[str, Object]]:
+    """Every mapping in it, itself first, each with its path."""
+    if isinstance(item, dict):
+        yield path, item
+        for key, value in item.items():
+            yield from walk(value, f"{path}.{key}")
+    elif isinstance(item, list):
+        for index, value in enumerate(item):
+            yield from walk(value, f"{path}[{index}]")
 
 
-def of_kind(objects: Objects, *kinds: str) -> list[Object]:
-    """Those of these kinds."""
-    return [item for item in objects if item["kind"] in kinds]
+def matches(selector: Object | None, labels: Mapping[str, str]) -> bool:
+    """A label selector as Kubernetes reads it: none matches nothing, an empty one everything."""
+    return (
+        selector is not None
+        and all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
+        and all(
+            each["operator"] == "In" and labels.get(each["key"]) in each["values"]
+            for each in selector.get("matchExpressions", [])
+        )
+    )
 
 
-def named(objects: Objects, kind: str, name: str, where: str) -> Object | None:
-    """The object of that name in a namespace."""
-    for item in of_kind(objects, kind):
-        if item["metadata"]["name"] == name and namespace(item) == where:
-            return item
-    return None
+@dataclass(frozen=True)
+class Container:
+    """One of a pod, with the ConfigMaps that it may read."""
+
+    title: str
+    spec: Object
+    configs: Configs
+
+    def parts(self, field: str) -> list[Object]:
+        """A list of its specification, empty where it is left out."""
+        return list(self.spec.get(field, []))
+
+    def resources(self, side: str) -> Object:
+        """Its requests or its limits."""
+        return dict(self.spec.get("resources", {}).get(side, {}))
+
+    @property
+    def image(self) -> str:
+        """Without registry and tag."""
+        return re.split("[:@]", self.spec["image"].rpartition("/")[2])[0]
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """What it says that it listens on."""
+        return {port["name"]: port["containerPort"] for port in self.parts("ports")}
+
+    @property
+    def configured(self) -> dict[str, str]:
+        """The variables from ConfigMaps."""
+        names = [each["configMapRef"]["name"] for each in self.parts("envFrom")]
+        return {key: value for name in names for key, value in self.configs.get(name, {}).items()}
+
+    @property
+    def environment(self) -> dict[str, str | None]:
+        """All variables; None for a value that only the cluster knows."""
+        return self.configured | {each["name"]: each.get("value") for each in self.parts("env")}
+
+    @property
+    def command(self) -> list[str]:
+        """Command and arguments as they are written."""
+        return [*self.spec.get("command", []), *self.spec.get("args", [])]
+
+    @property
+    def words(self) -> list[str]:
+        """Command and arguments as the program gets them: $(NAME) is replaced where it is known."""
+        known = self.environment
+        return [VARIABLE.sub(lambda name: known.get(name[1]) or name[0], w) for w in self.command]
+
+    def asked_by(self, probe: str) -> Object:
+        """Where a probe's HTTP request goes; empty where there is none."""
+        return dict(self.spec.get(probe, {}).get("httpGet", {}))
+
+    def mount_of(self, path: str) -> Object | None:
+        """The mount that a path lies on."""
+        mounts = self.parts("volumeMounts")
+        holding = [m for m in mounts if f"{path}/".startswith(m["mountPath"].rstrip("/") + "/")]
+        return max(holding, key=lambda mount: len(mount["mountPath"]), default=None)
 
 
-def pods(objects: Objects) -> list[Pod]:
-    """Every pod template among the objects."""
-    return [pod for item in objects for pod in _pods_of(item)]
+@dataclass(frozen=True)
+class Pod:
+    """A pod as its owner would make it."""
+
+    title: str
+    owner: Object
+    labels: Mapping[str, str]
+    spec: Object
+    containers: list[Container]  # those that keep running; not the init containers
+    all_containers: list[Container]
+
+    @property
+    def volumes(self) -> dict[str, Object]:
+        """By their names."""
+        return {volume["name"]: volume for volume in self.spec.get("volumes", [])}
+
+    @property
+    def gpus(self) -> int:
+        """How many it takes."""
+        return sum(int(c.resources("limits").get("nvidia.com/gpu", 0)) for c in self.containers)
+
+    def number(self, port: int | str) -> int | None:
+        """Of a port that one of its containers declares, by its name or number."""
+        ports = [pair for container in self.containers for pair in container.ports.items()]
+        return next((number for name, number in ports if port in (name, number)), None)
 
 
-def _pods_of(item: Object) -> Iterator[Pod]:
-    kind, name, spec = item["kind"], title(item), item.get("spec") or {}
-    if kind == "Pod":
-        yield Pod(name, item, item["metadata"].get("labels") or {}, spec)
-    elif kind in TEMPLATES:
-        yield _pod(name, item, spec["template"])
-    elif kind == "CronJob":
-        yield _pod(name, item, spec["jobTemplate"]["spec"]["template"])
-    elif kind == "LeaderWorkerSet":
-        group = spec["leaderWorkerTemplate"]
-        # without a template of its own, the leader is made from the workers'
-        leader = group.get("leaderTemplate") or group["workerTemplate"]
-        yield _pod(f"{name} leader", item, leader, {f"{LEADER_WORKER}/worker-index": "0"})
-        yield _pod(f"{name} worker", item, group["workerTemplate"])
+class Cluster:
+    """All objects of a namespace, and their pods."""
+
+    def __init__(self, objects: Sequence[Object]) -> None:
+        self.objects = objects
+        configs = {c["metadata"]["name"]: c.get("data", {}) for c in self.of_kind("ConfigMap")}
+        # whatever has containers is the specification of a pod
+        self.pods = [
+            _pod(item, path, template, configs)
+            for item in objects
+            for path, template in walk(item)
+            if "containers" in template.get("spec", ())
+        ]
+        self.containers = [container for pod in self.pods for container in pod.all_containers]
+
+    def of_kind(self, *kinds: str) -> list[Object]:
+        """Those of these kinds."""
+        return [item for item in self.objects if item["kind"] in kinds]
+
+    def named(self, kind: str, name: str) -> Object | None:
+        """The object of that name."""
+        return next((i for i in self.of_kind(kind) if i["metadata"]["name"] == name), None)
+
+    def select(self, selector: Object | None) -> list[Pod]:
+        """The pods that a label selector matches."""
+        return [pod for pod in self.pods if matches(selector, pod.labels)]
+
+    def behind(self, service: Object) -> list[Pod]:
+        """The pods of a Service."""
+        return self.select({"matchLabels": service["spec"]["selector"]})
 
 
-def _pod(name: str, owner: Object, template: Object, added: dict[str, str] | None = None) -> Pod:
-    labels = dict((template.get("metadata") or {}).get("labels") or {}) | (added or {})
-    of_owner = owner["metadata"]["name"]
-    if owner["kind"] == "Job":
-        labels |= {"job-name": of_owner, "batch.kubernetes.io/job-name": of_owner}
-    if owner["kind"] == "LeaderWorkerSet":
-        labels[f"{LEADER_WORKER}/name"] = of_owner
-    return Pod(name, owner, labels, template["spec"])
-
-
-def environment(pod: Pod, container: Object, objects: Objects) -> dict[str, str | None]:
-    """The variables of a container; None for a value that only the cluster knows."""
-    found: dict[str, str | None] = {}
-    for source in container.get("envFrom") or []:
-        if wanted := source.get("configMapRef"):
-            data = _data(objects, wanted["name"], pod.namespace)
-            found |= {source.get("prefix", "") + key: value for key, value in data.items()}
-    for variable in container.get("env") or []:
-        value = variable.get("value")
-        if wanted := (variable.get("valueFrom") or {}).get("configMapKeyRef"):
-            value = _data(objects, wanted["name"], pod.namespace).get(wanted["key"])
-        found[variable["name"]] = value
-    return found
-
-
-def _data(objects: Objects, name: str, where: str) -> dict[str, str]:
-    return (named(objects, "ConfigMap", name, where) or {}).get("data") or {}
-
-
-def words(pod: Pod, container: Object, objects: Objects) -> list[str]:
-    """Command and arguments as the container gets them: $(NAME) is replaced where it is known."""
-    known = environment(pod, container, objects)
-    written = [*(container.get("command") or []), *(container.get("args") or [])]
-    return [
-        VARIABLE.sub(lambda match: known.get(match[1]) or match[0], str(word)) for word in written
-    ]
+def _pod(owner: Object, path: str, template: Object, configs: Configs) -> Pod:
+    spec, role = template["spec"], re.findall(r"(leader|worker)Template$", path)
+    name = " ".join([title(owner), *role])
+    first, running = (
+        [
+            Container(f"{name} container {each['name']}", each, configs)
+            for each in spec.get(field, [])
+        ]
+        for field in ("initContainers", "containers")
+    )
+    labels = template.get("metadata", {}).get("labels", {})
+    return Pod(name, owner, labels, spec, running, first + running)

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from tests.k8s.checks.selectors import matches
+from tests.k8s.objects import matches
 from tests.k8s.rendering import render
 from tests.monitoring.definitions import DASHBOARD, FOLDER, OVERLAY
 from tests.paths import ROOT

@@ -3,184 +3,111 @@
 import re
 from collections.abc import Iterator
 
-from tests.k8s.checks.selectors import matches
-from tests.k8s.checks.serving import HAPROXY, image_name
-from tests.k8s.objects import (
-    Object,
-    Objects,
-    Pod,
-    environment,
-    named,
-    namespace,
-    of_kind,
-    pods,
-    title,
-    words,
-)
+from tests.k8s.checks.serving import HAPROXY
+from tests.k8s.objects import Cluster, Object, Pod, matches, title
 
-URL = re.compile(r"^(?:--[\w-]+=)?https?://([a-z0-9.-]+):(\d+)")
+URL = re.compile(r"^(?:--[\w-]+=)?https?://([a-z0-9-]+)(?:\.mergeline[a-z.]*)?:(\d+)")
 DNS = 53
-Port = int | None  # None: any port
 
 
-def calls_reach_their_service(objects: Objects, known: Objects) -> list[str]:
+def calls_reach_their_service(cluster: Cluster) -> Iterator[str]:
     """Every URL in a command line or a variable, and the balancer's way to the replicas."""
-    present = [*objects, *known]
-    found = []
-    for pod in pods(objects):
-        for host, port in _calls(pod, present):
-            who = f"{pod.title} calls {host}:{port}"
-            service = _service(host, pod, present)
-            if service is None:
-                found.append(f"{who}: there is no such Service")
-                continue
-            target = _target(service, port)
-            if target is None:
-                found.append(f"{who}: {title(service)} has no port {port}")
-                continue
-            for other in _behind(service, present):
-                found += [f"{who}: {reason}" for reason in _closed(pod, other, target, present)]
-            if not _lets(pod, None, DNS, "Egress", present):
-                found.append(f"{who}: no NetworkPolicy lets it ask the DNS")
-    return found
+    for pod in cluster.pods:
+        for name, port in _calls(pod):
+            reasons = [*_unreachable(cluster, pod, name, port)]
+            if not _lets(cluster, pod, None, DNS, "Egress"):
+                reasons.append("no NetworkPolicy lets it ask the DNS")
+            yield from (f"{pod.title} calls {name}:{port}: {reason}" for reason in reasons)
 
 
-def _calls(pod: Pod, present: Objects) -> Iterator[tuple[str, int]]:
+def _calls(pod: Pod) -> Iterator[tuple[str, int]]:
     for container in pod.all_containers:
-        variables = environment(pod, container, present)
-        said = [*words(pod, container, present), *(value or "" for value in variables.values())]
-        for match in filter(None, map(URL.match, said)):
-            host = match[1]
-            # of another namespace: not ours to know
-            if "." not in host or host.split(".")[1] == pod.namespace:
-                yield host, int(match[2])
-        if image_name(container) == "mergeline-balancer":
-            yield variables.get("SERVE_HOST") or "serve", replica_port()
+        variables = container.environment
+        for word in [*container.words, *filter(None, variables.values())]:
+            if match := URL.match(word):
+                yield match[1], int(match[2])
+        if container.image == "mergeline-balancer":
+            [port] = re.findall(
+                r'server-template .*SERVE_HOST}"?:(\d+)', HAPROXY.read_text("utf-8")
+            )
+            yield str(variables["SERVE_HOST"]).partition(".")[0], int(port)
 
 
-def replica_port() -> int:
-    """Where HAProxy looks for replicas."""
-    match = re.search(r'server-template .*SERVE_HOST}"?:(\d+)', HAPROXY.read_text("utf-8"))
-    return int(match[1]) if match else 0
+def _unreachable(cluster: Cluster, pod: Pod, name: str, port: int) -> Iterator[str]:
+    service = cluster.named("Service", name)
+    if service is None:
+        yield "there is no such Service"
+        return
+    targets = {
+        item["port"]: item.get("targetPort", item["port"]) for item in service["spec"]["ports"]
+    }
+    if port not in targets:
+        yield f"{title(service)} has no such port"
+    # a headless one passes nothing on
+    target = port if service["spec"].get("clusterIP") == "None" else targets.get(port, port)
+    for other in cluster.behind(service):
+        yield from _closed(cluster, pod, other, other.number(target))
 
 
-def _service(host: str, pod: Pod, present: Objects) -> Object | None:
-    name, *rest = host.split(".")
-    return named(present, "Service", name, rest[0] if rest else pod.namespace)
-
-
-def _target(service: Object, port: int) -> int | str | None:
-    """The pods' port behind a port of the Service; a headless one passes nothing on."""
-    for item in service["spec"].get("ports") or []:
-        if item["port"] == port:
-            headless = service["spec"].get("clusterIP") == "None"
-            target: int | str = port if headless else item.get("targetPort", port)
-            return target
-    return None
-
-
-def _behind(service: Object, present: Objects) -> list[Pod]:
-    selector = {"matchLabels": service["spec"].get("selector") or {}}
-    return [
-        pod
-        for pod in pods(present)
-        if pod.namespace == namespace(service) and matches(selector, pod.labels)
-    ]
-
-
-def groups_may_talk(objects: Objects, known: Objects) -> list[str]:
+def groups_may_talk(cluster: Cluster) -> Iterator[str]:
     """Pods that share one model or one training use any port among themselves."""
-    present = [*objects, *known]
-    grouped = [pod for pod in pods(objects) if _is_grouped(pod)]
-    return [
-        f"{pod.title}: at any port: {reason}"
-        for pod in grouped
-        for other in grouped
-        if other.owner is pod.owner
-        for reason in _closed(pod, other, None, present)
+    grouped = [
+        pod
+        for pod in cluster.pods
+        if pod.owner["kind"] == "LeaderWorkerSet" or "subdomain" in pod.spec
     ]
+    for pod in grouped:
+        for other in grouped:
+            if other.owner is pod.owner:
+                reasons = _closed(cluster, pod, other, None)
+                yield from (f"{pod.title}: at any port: {reason}" for reason in reasons)
 
 
-def _is_grouped(pod: Pod) -> bool:
-    spec = pod.owner["spec"]
-    return pod.owner["kind"] == "LeaderWorkerSet" or (
-        spec.get("completionMode") == "Indexed" and "subdomain" in pod.spec
-    )
-
-
-def _closed(pod: Pod, other: Pod, target: int | str | None, present: Objects) -> list[str]:
+def _closed(cluster: Cluster, pod: Pod, other: Pod, port: int | None) -> Iterator[str]:
     """What keeps one pod from another: it may not call, or the other may not answer."""
-    port = target if not isinstance(target, str) else _number(other, target)
-    found = []
-    if not _lets(pod, other, port, "Egress", present):
-        found.append(f"no NetworkPolicy lets it out to {other.title}")
-    if not _lets(other, pod, port, "Ingress", present):
-        found.append(f"no NetworkPolicy lets it in to {other.title}")
-    return found
+    if not _lets(cluster, pod, other, port, "Egress"):
+        yield f"no NetworkPolicy lets it out to {other.title}"
+    if not _lets(cluster, other, pod, port, "Ingress"):
+        yield f"no NetworkPolicy lets it in to {other.title}"
 
 
-def _number(pod: Pod, name: str) -> Port:
-    return next((port["containerPort"] for port in pod.ports if port.get("name") == name), None)
-
-
-def _lets(pod: Pod, peer: Pod | None, port: Port, direction: str, present: Objects) -> bool:
-    """Whether the policies of a pod allow traffic; peer None: something outside, the DNS."""
-    concerning = [
-        policy
-        for policy in of_kind(present, "NetworkPolicy")
-        if namespace(policy) == pod.namespace
-        and matches(policy["spec"].get("podSelector"), pod.labels)
-        and direction in policy["spec"].get("policyTypes", ["Ingress"])
+def _lets(cluster: Cluster, pod: Pod, peer: Pod | None, port: int | None, way: str) -> bool:
+    """Whether its policies allow traffic at a port, None: at any; peer None: outside, the DNS."""
+    policies = [
+        policy["spec"]
+        for policy in cluster.of_kind("NetworkPolicy")
+        if way in policy["spec"]["policyTypes"]
+        and matches(policy["spec"]["podSelector"], pod.labels)
     ]
-    rules = [r for policy in concerning for r in policy["spec"].get(direction.lower()) or []]
-    listener = peer if direction == "Egress" else pod
-    side = "to" if direction == "Egress" else "from"
-    return not concerning or any(
-        _has_port(rule, port, listener) and _has_peer(rule.get(side), pod, peer, present)
-        for rule in rules
+    listener = peer if way == "Egress" else pod
+    return not policies or any(
+        _has_port(rule, port, listener) and _has_peer(rule, peer)
+        for policy in policies
+        for rule in policy.get(way.lower(), [])
     )
 
 
-def _has_port(rule: Object, port: Port, listener: Pod | None) -> bool:
-    allowed = [item.get("port") for item in rule.get("ports") or []]
-    if listener:
-        allowed += [_number(listener, name) for name in allowed if isinstance(name, str)]
-    return not allowed or (port is not None and port in allowed)
+def _has_port(rule: Object, port: int | None, listener: Pod | None) -> bool:
+    ports = [item["port"] for item in rule.get("ports", [])]
+    numbers = [listener.number(each) if listener else each for each in ports]
+    return not ports or (port is not None and port in numbers)
 
 
-def _has_peer(peers: list[Object] | None, pod: Pod, other: Pod | None, present: Objects) -> bool:
-    if not peers or other is None:
-        return True
-    return any(
-        _in_namespace(peer, pod, other, present)
-        and matches(peer.get("podSelector", {}), other.labels)
+def _has_peer(rule: Object, other: Pod | None) -> bool:
+    peers = rule.get("to") or rule.get("from") or [{"podSelector": {}}]
+    return other is None or any(
+        "namespaceSelector" not in peer and matches(peer["podSelector"], other.labels)
         for peer in peers
-        if "ipBlock" not in peer
     )
 
 
-def _in_namespace(peer: Object, pod: Pod, other: Pod, present: Objects) -> bool:
-    if "namespaceSelector" not in peer:
-        return pod.namespace == other.namespace
-    holder = named(present, "Namespace", other.namespace, "") or {"metadata": {}}
-    labels = holder["metadata"].get("labels") or {}
-    known = labels | {"kubernetes.io/metadata.name": other.namespace}
-    return matches(peer["namespaceSelector"], known)
-
-
-def balancers_know_every_replica(objects: Objects, known: Objects) -> list[str]:
+def balancers_know_every_replica(cluster: Cluster) -> Iterator[str]:
     """MAX_SERVERS is room for all replicas, and one more while they are replaced."""
-    present = [*objects, *known]
-    most = 0
-    for scaler in of_kind(present, "ScaledObject"):
-        most = max(most, scaler["spec"].get("maxReplicaCount", 100))
-    for item in of_kind(present, "Deployment"):
-        most = max(most, item["spec"].get("replicas", 1))
-    return [
-        f"{pod.title}: MAX_SERVERS {room} is no room for {most} replicas and a new one"
-        for pod in pods(objects)
-        for container in pod.containers
-        if image_name(container) == "mergeline-balancer"
-        for room in [int(environment(pod, container, present).get("MAX_SERVERS") or 32)]
-        if room < most + 1
-    ]
+    most = max(
+        item["spec"].get("maxReplicaCount", item["spec"].get("replicas", 1))
+        for item in cluster.of_kind("Deployment", "ScaledObject")
+    )
+    for container in cluster.containers:
+        room = container.environment.get("MAX_SERVERS")
+        if room and int(room) < most + 1:
+            yield f"{container.title}: MAX_SERVERS {room} is no room for {most} replicas and one"

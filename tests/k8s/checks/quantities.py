@@ -1,120 +1,63 @@
-"""Amounts of memory, processors, storage and devices, in Kubernetes' grammar."""
+"""Amounts of memory, processors, storage and devices."""
 
 import re
 from collections.abc import Iterator
-from decimal import Decimal
 
-from tests.k8s.objects import Object, Objects, Pod, of_kind, pods, title
+from tests.k8s.objects import Cluster, Pod, title, walk
 
-NUMBER = re.compile(
-    r"(?P<sign>[+-]?)(?P<digits>\d+\.?\d*|\.\d+)"
-    r"(?:(?P<suffix>[KMGTPE]i|[numkMGTPE])|[eE](?P<exponent>[+-]?\d+))?"
-)
-POWERS = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-NATIVE = {"cpu", "memory", "ephemeral-storage", "storage"}
-
-
-def parse(quantity: object) -> Decimal | None:
-    """The amount in its base unit; None for what Kubernetes does not take as a quantity."""
-    if isinstance(quantity, bool) or not (match := NUMBER.fullmatch(str(quantity))):
-        return None
-    amount = Decimal(match["sign"] + match["digits"])
-    suffix = match["suffix"] or ""
-    if suffix.endswith("i"):
-        return amount * Decimal(1024) ** ("KMGTPE".index(suffix[0]) + 1)
-    return amount * Decimal(10) ** POWERS.get(suffix, int(match["exponent"] or 0))
+# no signs and no exponents: nobody needs them here
+UNITS = {
+    **{"": 1, "m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12},
+    **{"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40},
+}
+QUANTITY = re.compile(rf"(\d+(?:\.\d+)?)({'|'.join(UNITS)})")
 
 
-def quantities_are_well_formed(objects: Objects) -> list[str]:
-    """Every quantity parses, is not negative, and is no finer than what it counts."""
-    found = []
-    for where, resource, quantity in _quantities(objects):
-        amount = parse(quantity)
-        if amount is None:
-            found.append(f"{where}: {quantity!r} is no quantity")
-        elif amount < 0:
-            found.append(f"{where}: {quantity} is negative")
-        elif amount % (Decimal("0.001") if resource == "cpu" else 1):
-            found.append(f"{where}: {quantity} is finer than {resource} can be counted")
-    return found
+def amount(quantity: object) -> float:
+    """In its base unit; for what is no quantity NaN, which is above and below nothing."""
+    match = QUANTITY.fullmatch(str(quantity))
+    return float(match[1]) * UNITS[match[2]] if match else float("nan")
 
 
-def _quantities(objects: Objects) -> Iterator[tuple[str, str, object]]:
-    for pod in pods(objects):
-        for container in pod.all_containers:
-            for side in ("requests", "limits"):
-                for resource, amount in _amounts(container, side).items():
-                    yield f"{pod.called(container)} {side}.{resource}", resource, amount
-        for volume in pod.spec.get("volumes") or []:
-            empty = volume.get("emptyDir") or {}
-            if "sizeLimit" in empty:
-                where = f"{pod.title} volume {volume['name']} emptyDir.sizeLimit"
-                yield where, "storage", empty["sizeLimit"]
-    for where, claim in _claims(objects):
-        for side in ("requests", "limits"):
-            for resource, amount in _amounts(claim, side).items():
-                yield f"{where} {side}.{resource}", resource, amount
+def quantities_are_well_formed(cluster: Cluster) -> Iterator[str]:
+    """Schemas take any string. Only processors are counted in thousandths."""
+    for item in cluster.objects:
+        for path, holder in walk(item):
+            resources = path.endswith((".requests", ".limits"))
+            for name, quantity in holder.items():
+                if (resources or name == "sizeLimit") and not _is_countable(name, quantity):
+                    yield f"{title(item)}: {path}.{name}: {quantity!r} is no quantity of it"
 
 
-def _claims(objects: Objects) -> Iterator[tuple[str, Object]]:
-    for claim in of_kind(objects, "PersistentVolumeClaim"):
-        yield title(claim), claim["spec"]
-    for item in of_kind(objects, "StatefulSet"):
-        for claim in item["spec"].get("volumeClaimTemplates") or []:
-            yield f"{title(item)} claim {claim['metadata']['name']}", claim["spec"]
-    for pod in pods(objects):
-        for volume in pod.spec.get("volumes") or []:
-            if template := (volume.get("ephemeral") or {}).get("volumeClaimTemplate"):
-                yield f"{pod.title} volume {volume['name']}", template["spec"]
+def _is_countable(name: str, quantity: object) -> bool:
+    return amount(quantity) >= 0 if name == "cpu" else amount(quantity) % 1 == 0
 
 
-def _amounts(holder: Object, side: str) -> Object:
-    return (holder.get("resources") or {}).get(side) or {}
-
-
-def requests_fit_limits(objects: Objects) -> list[str]:
+def requests_fit_limits(cluster: Cluster) -> Iterator[str]:
     """No request is above its limit; devices cannot be overcommitted: there they are equal."""
-    found = []
-    for pod in pods(objects):
-        for container in pod.all_containers:
-            requests, limits = _amounts(container, "requests"), _amounts(container, "limits")
-            for resource, request in requests.items():
-                asked, most = parse(request), parse(limits.get(resource))
-                where = f"{pod.called(container)} requests.{resource} {request}"
-                limit = limits.get(resource, "none")
-                if resource not in NATIVE and asked != most:
-                    found.append(f"{where}: a device's limit must be the same, it is {limit}")
-                elif asked is not None and most is not None and asked > most:
-                    found.append(f"{where}: is above the limit {limit}")
-    return found
+    for container in cluster.containers:
+        for name, request in container.resources("requests").items():
+            limit = container.resources("limits").get(name)
+            if ("/" in name and request != limit) or amount(request) > amount(limit):
+                yield f"{container.title}: {name} {request} does not fit the limit {limit}"
 
 
-def memory_volumes_fit_the_limit(objects: Objects) -> list[str]:
+def memory_volumes_fit_the_limit(cluster: Cluster) -> Iterator[str]:
     """What is written to a memory-backed volume counts as the memory of who writes it."""
-    found = []
-    for pod in pods(objects):
+    for pod in cluster.pods:
         sizes = memory_volumes(pod)
-        found += [
-            f"{pod.title} volume {name}: a memory-backed emptyDir needs a sizeLimit"
-            for name, size in sizes.items()
-            if size is None
-        ]
         for container in pod.all_containers:
-            mounted = {mount["name"] for mount in container.get("volumeMounts") or []}
-            size = sum((sizes[name] or Decimal(0) for name in mounted & {*sizes}), Decimal(0))
-            limit = parse(_amounts(container, "limits").get("memory"))
-            if size and (limit is None or size >= limit):
-                found.append(
-                    f"{pod.called(container)} limits.memory: no room beside {size} bytes of "
-                    "memory-backed volumes"
-                )
-    return found
+            mounted = {mount["name"] for mount in container.parts("volumeMounts")}
+            size = sum(sizes[name] for name in mounted & sizes.keys())
+            limit = amount(container.resources("limits").get("memory"))
+            if size != 0 and not size < limit:
+                yield f"{container.title}: no room beside {size} bytes of memory-backed volumes"
 
 
-def memory_volumes(pod: Pod) -> dict[str, Decimal | None]:
-    """Names and sizes of the memory-backed volumes of a pod."""
+def memory_volumes(pod: Pod) -> dict[str, float]:
+    """Names and sizes of the memory-backed volumes of a pod; NaN without a limit."""
     return {
-        volume["name"]: parse(volume["emptyDir"].get("sizeLimit"))
-        for volume in pod.spec.get("volumes") or []
-        if (volume.get("emptyDir") or {}).get("medium") == "Memory"
+        name: amount(volume["emptyDir"].get("sizeLimit"))
+        for name, volume in pod.volumes.items()
+        if volume.get("emptyDir", {}).get("medium") == "Memory"
     }

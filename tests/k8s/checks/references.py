@@ -1,158 +1,66 @@
 """What a manifest names is there: volumes, ConfigMaps, Secrets, claims, accounts, targets."""
 
-from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterator
 
-from tests.k8s.objects import Object, Objects, Pod, named, namespace, of_kind, pods, title
+from tests.k8s.objects import Cluster, Object, title, walk
+
+EXTERNAL = ("Secret", "mergeline-keys")  # what the user brings
+# by the field that holds a reference: the kind, and the field of the name where it is a mapping
+KINDS = {
+    **dict.fromkeys(("configMap", "configMapRef", "configMapKeyRef"), ("ConfigMap", "name")),
+    **dict.fromkeys(("secretRef", "secretKeyRef"), ("Secret", "name")),
+    "secret": ("Secret", "secretName"),
+    "persistentVolumeClaim": ("PersistentVolumeClaim", "claimName"),
+    "scaleTargetRef": ("Deployment", "name"),
+    "serviceAccountName": ("ServiceAccount", ""),
+    "subdomain": ("Service", ""),
+}
 
 
-class Reference(NamedTuple):
-    """An object that another one names, and perhaps a key in it."""
+def references_exist(cluster: Cluster) -> Iterator[str]:
+    """Objects that others name, and the keys in them."""
+    for item in cluster.objects:
+        for path, holder in walk(item):
+            for field, (kind, name_field) in KINDS.items():
+                if field not in holder:
+                    continue
+                reference = holder[field]
+                name = reference[name_field] if name_field else reference
+                target = cluster.named(kind, name)
+                if target:
+                    missing = _keys(reference) - {*target.get("data", {})}
+                    yield from (f"{title(item)}: {title(target)} has no key {k}" for k in missing)
+                elif (kind, name) != EXTERNAL:
+                    yield f"{title(item)}: {path}.{field}: there is no {kind}/{name}"
 
-    where: str
-    kind: str
-    name: str
-    key: str | None = None
+
+def _keys(reference: str | Object) -> set[str]:
+    if isinstance(reference, str):
+        return set()
+    return {part["key"] for part in (reference, *reference.get("items", ())) if "key" in part}
 
 
-def mounts_name_volumes(objects: Objects) -> list[str]:
+def pods_with_a_subdomain_have_a_headless_service(cluster: Cluster) -> Iterator[str]:
+    """They get a name each only under a Service without an address."""
+    for pod in cluster.pods:
+        service = cluster.named("Service", pod.spec.get("subdomain", ""))
+        if service and service["spec"].get("clusterIP") != "None":
+            yield f"{pod.title}: {title(service)} names its pods, but is not headless"
+
+
+def mounts_fit_volumes(cluster: Cluster) -> Iterator[str]:
     """Each mount has its volume, each volume its mount, each path one mount."""
-    found = []
-    for pod in pods(objects):
-        volumes = {volume["name"] for volume in pod.spec.get("volumes") or []} | _claimed(pod)
+    for pod in cluster.pods:
         used = set()
         for container in pod.all_containers:
-            mounts = container.get("volumeMounts") or []
-            used |= {mount["name"] for mount in mounts}
-            found += [
-                f"{pod.called(container)}: volumeMount {mount['name']} names no volume"
-                for mount in mounts
-                if mount["name"] not in volumes
-            ]
-            paths = [mount["mountPath"].rstrip("/") for mount in mounts]
-            found += [
-                f"{pod.called(container)}: two volumeMounts at {path}"
-                for path in sorted({path for path in paths if paths.count(path) > 1})
-            ]
-        found += [f"{pod.title}: volume {name} is mounted nowhere" for name in volumes - used]
-    return found
-
-
-def _claimed(pod: Pod) -> set[str]:
-    if pod.owner["kind"] != "StatefulSet":
-        return set()
-    claims = pod.owner["spec"].get("volumeClaimTemplates") or []
-    return {claim["metadata"]["name"] for claim in claims}
-
-
-def references_exist(
-    objects: Objects, known: Objects, external: Collection[tuple[str, str]] = ()
-) -> list[str]:
-    """External: (kind, name) of what the user brings."""
-    present = [*objects, *known]
-    wanted = [(reference, pod.namespace) for pod in pods(objects) for reference in _of_pod(pod)] + [
-        (reference, namespace(item)) for item in objects for reference in _of_object(item)
-    ]
-    found = []
-    for reference, where in wanted:
-        if (reference.kind, reference.name) in external:
-            continue
-        target = named(present, reference.kind, reference.name, where)
-        if target is None:
-            found.append(f"{reference.where}: there is no {reference.kind}/{reference.name}")
-        elif reference.key is not None and reference.key not in _keys(target):
-            found.append(f"{reference.where}: {title(target)} has no key {reference.key}")
-    return found
-
-
-def _keys(item: Object) -> set[str]:
-    return {key for part in ("data", "binaryData", "stringData") for key in item.get(part) or {}}
-
-
-def _of_pod(pod: Pod) -> Iterator[Reference]:
-    account = pod.spec.get("serviceAccountName", "default")
-    if account != "default":
-        yield Reference(f"{pod.title} serviceAccountName", "ServiceAccount", account)
-    if subdomain := pod.spec.get("subdomain"):
-        yield Reference(f"{pod.title} subdomain", "Service", subdomain)
-    for secret in pod.spec.get("imagePullSecrets") or []:
-        yield Reference(f"{pod.title} imagePullSecrets", "Secret", secret["name"])
-    volumes = pod.spec.get("volumes") or []
-    for volume in volumes:
-        yield from _of_volume(f"{pod.title} volume {volume['name']}", volume)
-    sources = {volume["name"]: volume for volume in volumes}
-    for container in pod.all_containers:
-        yield from _of_environment(pod.called(container), container)
-        yield from _of_sub_paths(pod.called(container), container, sources)
-
-
-def _of_volume(where: str, volume: Object) -> Iterator[Reference]:
-    if claim := volume.get("persistentVolumeClaim"):
-        yield Reference(where, "PersistentVolumeClaim", claim["claimName"])
-    for source in [volume, *((volume.get("projected") or {}).get("sources") or [])]:
-        for field, kind, name_field in (
-            ("configMap", "ConfigMap", "name"),
-            ("secret", "Secret", "name" if source is not volume else "secretName"),
-        ):
-            wanted = source.get(field)
-            if wanted and not wanted.get("optional"):
-                yield Reference(where, kind, wanted[name_field])
-                for item in wanted.get("items") or []:
-                    yield Reference(where, kind, wanted[name_field], item["key"])
-
-
-def _of_environment(where: str, container: Object) -> Iterator[Reference]:
-    kinds = {"configMap": "ConfigMap", "secret": "Secret"}
-    for field, kind in kinds.items():
-        for source in container.get("envFrom") or []:
-            wanted = source.get(f"{field}Ref")
-            if wanted and not wanted.get("optional"):
-                yield Reference(f"{where} envFrom", kind, wanted["name"])
-        for variable in container.get("env") or []:
-            wanted = (variable.get("valueFrom") or {}).get(f"{field}KeyRef")
-            if wanted and not wanted.get("optional"):
-                key = wanted["key"]
-                yield Reference(f"{where} env {variable['name']}", kind, wanted["name"], key)
-
-
-def _of_sub_paths(where: str, container: Object, sources: Object) -> Iterator[Reference]:
-    for mount in container.get("volumeMounts") or []:
-        wanted = (sources.get(mount["name"]) or {}).get("configMap")
-        if wanted and "subPath" in mount and not wanted.get("items"):
-            yield Reference(
-                f"{where} subPath of {mount['mountPath']}",
-                "ConfigMap",
-                wanted["name"],
-                mount["subPath"],
-            )
-
-
-def _of_object(item: Object) -> Iterator[Reference]:
-    spec = item.get("spec") or {}
-    if item["kind"] == "StatefulSet" and spec.get("serviceName"):
-        yield Reference(f"{title(item)} spec.serviceName", "Service", spec["serviceName"])
-    if item["kind"] in {"ScaledObject", "HorizontalPodAutoscaler"}:
-        target = spec["scaleTargetRef"]
-        kind = target.get("kind", "Deployment")
-        yield Reference(f"{title(item)} spec.scaleTargetRef", kind, target["name"])
-    for trigger in (spec.get("triggers") or []) if item["kind"] == "ScaledObject" else []:
-        if "authenticationRef" in trigger:
-            kind = trigger["authenticationRef"].get("kind", "TriggerAuthentication")
-            name = trigger["authenticationRef"]["name"]
-            yield Reference(f"{title(item)} authenticationRef", kind, name)
-
-
-def subdomains_are_headless(objects: Objects, known: Objects) -> list[str]:
-    """Pods get a name each only under a Service without an address."""
-    present = [*objects, *known]
-    wanted = [(pod.title, pod.spec.get("subdomain"), pod.namespace) for pod in pods(objects)]
-    wanted += [
-        (title(item), item["spec"].get("serviceName"), namespace(item))
-        for item in of_kind(objects, "StatefulSet")
-    ]
-    found = []
-    for who, name, where in wanted:
-        service = named(present, "Service", name, where) if name else None
-        if service and service["spec"].get("clusterIP") != "None":
-            found.append(f"{who}: {title(service)} names its pods, but is not headless")
-    return found
+            mounts = container.parts("volumeMounts")
+            names = {mount["name"] for mount in mounts}
+            used |= names
+            for name in names - pod.volumes.keys():
+                yield f"{container.title}: volumeMount {name} names no volume"
+            for path, count in Counter(mount["mountPath"].rstrip("/") for mount in mounts).items():
+                if count > 1:
+                    yield f"{container.title}: two volumeMounts at {path}"
+        for name in pod.volumes.keys() - used:
+            yield f"{pod.title}: volume {name} is mounted nowhere"

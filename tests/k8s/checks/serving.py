@@ -6,9 +6,7 @@ from typing import Any
 
 from service.settings import Settings
 from tests.k8s.checks.quantities import memory_volumes
-from tests.k8s.checks.selectors import matches
-from tests.k8s.checks.workloads import PROBES, gpus
-from tests.k8s.objects import Object, Objects, Pod, environment, namespace, of_kind, pods, title
+from tests.k8s.objects import Cluster, Container, Pod, title
 from tests.paths import ROOT
 
 HAPROXY = ROOT / "docker" / "balancer" / "haproxy.cfg"
@@ -16,192 +14,128 @@ MARGIN_S = 10  # what ending takes besides waiting
 LOADING_S = 600  # the least that a large model needs to load
 WRITABLE = ("/tmp", "/home/mergeline", "/dev/shm")
 ROUTES = {
-    "startupProbe": {"/readyz", "/health"},
-    "readinessProbe": {"/readyz", "/health"},
-    "livenessProbe": {"/livez"},  # a replica that loads or drains is alive
+    "startupProbe": "/readyz",
+    "readinessProbe": "/readyz",
+    "livenessProbe": "/livez",  # a replica that loads or drains is alive
 }
 
 
-def image_name(container: Object) -> str:
-    """Without registry and tag."""
-    return re.split("[:@]", str(container["image"]).rpartition("/")[2])[0]
+def serving(cluster: Cluster) -> Iterator[tuple[Pod, Container]]:
+    """The containers whose program is the service."""
+    return ((pod, c) for pod in cluster.pods for c in pod.containers if _is_service(c))
 
 
-def serving(objects: Objects) -> Iterator[tuple[Pod, Object]]:
-    """The containers whose program is the service, which is what the engine's image runs."""
-    for pod in pods(objects):
-        for container in pod.containers:
-            if image_name(container) == "mergeline-engine" and _runs_service(container):
-                yield pod, container
+def _is_service(container: Container) -> bool:
+    """The service is what the engine's image runs without a command."""
+    command = " ".join(container.spec.get("command", ["-m service"]))
+    return container.image == "mergeline-engine" and bool(re.search(r"-m service( |$)", command))
 
 
-def _runs_service(container: Object) -> bool:
-    command = container.get("command")
-    return command is None or re.search(r"-m,? service\b(?!\.)", " ".join(command)) is not None
-
-
-def setting(pod: Pod, container: Object, present: Objects, name: str) -> Any:
+def setting(container: Container, name: str) -> Any:
     """A setting of the service as text, or its default."""
-    value = environment(pod, container, present).get(f"SERVICE_{name.upper()}")
+    value = container.environment.get(f"SERVICE_{name.upper()}")
     return Settings.model_fields[name].default if value is None else value
 
 
-def serving_pods_may_drain(objects: Objects, known: Objects) -> list[str]:
+def pods_may_drain(cluster: Cluster) -> Iterator[str]:
     """The grace period covers the hook, the drain and the end; who listens says so first."""
-    present = [*objects, *known]
-    found = []
-    for pod, container in serving(objects):
-        hook = _sleep(container)
-        if hook is None or (hook == 0 and container.get("ports")):
-            found.append(f"{pod.called(container)} lifecycle.preStop must sleep some seconds")
-        drain = float(setting(pod, container, present, "drain_timeout_s"))
-        found += _too_short(pod, hook or 0, drain)
-    return found
+    for pod in cluster.pods:
+        for container in pod.containers:
+            if (drain := _drain(container)) is None:
+                continue
+            hook, grace = _sleep(container), pod.spec.get("terminationGracePeriodSeconds", 30)
+            if not hook and container.ports:
+                yield f"{container.title}: lifecycle.preStop must sleep some seconds"
+            if grace < (needed := hook + drain + MARGIN_S):
+                yield (
+                    f"{pod.title}: terminationGracePeriodSeconds {grace} is below {needed:g}: "
+                    f"{hook} of preStop, {drain:g} of drain, {MARGIN_S} to end"
+                )
 
 
-def balancers_may_drain(objects: Objects) -> list[str]:
-    """As the pods that serve, with HAProxy's own limit."""
-    match = re.search(r"^\s*hard-stop-after (\d+)s$", HAPROXY.read_text("utf-8"), re.MULTILINE)
-    if match is None:
-        return [f"{HAPROXY.name} has no hard-stop-after in seconds"]
-    return [
-        problem
-        for pod in pods(objects)
-        for container in pod.containers
-        if image_name(container) == "mergeline-balancer"
-        for problem in _too_short(pod, _sleep(container) or 0, float(match[1]))
-    ]
+def _drain(container: Container) -> float | None:
+    """Seconds that it goes on with what it has begun; None for other programs than ours."""
+    if container.image == "mergeline-balancer":
+        return float(re.findall(r"\n *hard-stop-after (\d+)s\n", HAPROXY.read_text("utf-8"))[0])
+    return float(setting(container, "drain_timeout_s")) if _is_service(container) else None
 
 
-def _too_short(pod: Pod, hook: float, drain: float) -> list[str]:
-    given = pod.spec.get("terminationGracePeriodSeconds", 30)
-    needed = hook + drain + MARGIN_S
-    if given >= needed:
-        return []
-    return [
-        f"{pod.title}: terminationGracePeriodSeconds {given} is below {needed:g}: "
-        f"{hook:g} of preStop, {drain:g} of drain, {MARGIN_S} to end"
-    ]
-
-
-def _sleep(container: Object) -> float | None:
-    """Seconds that preStop sleeps; 0 without a hook, None for a hook that does other things."""
-    match (container.get("lifecycle") or {}).get("preStop"):
-        case None:
-            return 0
+def _sleep(container: Container) -> int:
+    """Seconds that preStop sleeps; 0 without a hook, and for a hook that does other things."""
+    match container.spec.get("lifecycle", {}).get("preStop"):
         case {"exec": {"command": ["sleep", str(seconds)]}} if seconds.isdigit():
-            return float(seconds)
-        case {"sleep": {"seconds": int(seconds)}}:
-            return float(seconds)
-    return None
+            return int(seconds)
+    return 0
 
 
-def serving_ports_agree(objects: Objects, known: Objects) -> list[str]:
-    """SERVICE_PORT, the container's port, its probes' and its Services' are one."""
-    present = [*objects, *known]
-    found = []
-    for pod, container in serving(objects):
-        port = int(setting(pod, container, present, "port"))
-        declared = container.get("ports") or []
-        if not declared:
+def serving_ports_agree(cluster: Cluster) -> Iterator[str]:
+    """SERVICE_PORT is the port of the probes and of the Services."""
+    for pod, container in serving(cluster):
+        if not container.ports:
             continue  # it listens for nobody: a worker of several nodes
-        numbers = {item.get("name"): item["containerPort"] for item in declared}
-        if port not in numbers.values():
-            found.append(f"{pod.called(container)}: SERVICE_PORT {port} is no containerPort of it")
-        for probe in PROBES:
-            asked = ((container.get(probe) or {}).get("httpGet") or {}).get("port", port)
-            if numbers.get(asked, asked) != port:
-                found.append(f"{pod.called(container)} {probe}: port {asked} is not {port}")
-        for service in _services_of(pod, present):
-            for target in service["spec"].get("ports") or []:
-                asked = target.get("targetPort", target["port"])
-                if numbers.get(asked, asked) != port:
-                    found.append(f"{title(service)}: targetPort {asked} is not {port}")
-        host = environment(pod, container, present).get("SERVICE_HOST")
-        if host in {"127.0.0.1", "localhost"}:
-            found.append(f"{pod.called(container)}: SERVICE_HOST {host} hears no other pod")
-    return found
+        port = int(setting(container, "port"))
+        places = {probe: container.asked_by(probe).get("port") for probe in ROUTES} | {
+            title(service): item.get("targetPort", item["port"])
+            for service in cluster.of_kind("Service")
+            if pod in cluster.behind(service)
+            for item in service["spec"]["ports"]
+        }
+        for place, used in places.items():
+            if container.ports.get(str(used), used) != port:
+                yield f"{container.title}: SERVICE_PORT is {port}, but {place} has {used}"
+        if (host := setting(container, "host")) == "127.0.0.1":
+            yield f"{container.title}: SERVICE_HOST {host} hears no other pod"
 
 
-def _services_of(pod: Pod, present: Objects) -> list[Object]:
-    return [
-        service
-        for service in of_kind(present, "Service")
-        if namespace(service) == pod.namespace
-        and service["spec"].get("selector")
-        and matches({"matchLabels": service["spec"]["selector"]}, pod.labels)
-    ]
-
-
-def serving_probes_fit(objects: Objects) -> list[str]:
+def serving_probes_fit(cluster: Cluster) -> Iterator[str]:
     """Each probe asks the route that answers it, and loading gets its time."""
-    found = []
-    for pod, container in serving(objects):
-        if not container.get("ports"):
+    for _, container in serving(cluster):
+        if not container.ports:
             continue
-        for probe, routes in ROUTES.items():
-            path = ((container.get(probe) or {}).get("httpGet") or {}).get("path")
-            if path not in routes:
-                found.append(f"{pod.called(container)} {probe}: asks {path}, not {min(routes)}")
-        startup = container.get("startupProbe") or {}
+        for probe, route in ROUTES.items():
+            if container.asked_by(probe).get("path") != route:
+                yield f"{container.title} {probe}: does not ask {route}"
+        startup = container.spec.get("startupProbe", {})
         patience = startup.get("failureThreshold", 3) * startup.get("periodSeconds", 10)
         if patience < LOADING_S:
-            found.append(f"{pod.called(container)} startupProbe: {patience} s are short to load")
-    return found
+            yield f"{container.title} startupProbe: {patience} s are short to load"
 
 
-def models_are_mounted_read_only(objects: Objects, known: Objects) -> list[str]:
+def models_are_mounted_read_only(cluster: Cluster) -> Iterator[str]:
     """SERVICE_MODEL lies on a mounted volume which the service cannot change."""
-    found = []
-    for pod in pods(objects):
-        for container in pod.all_containers:
-            model = environment(pod, container, [*objects, *known]).get("SERVICE_MODEL")
-            if image_name(container) != "mergeline-engine" or model is None:
-                continue
-            mount = mount_of(container, model)
-            if mount is None:
-                found.append(f"{pod.called(container)}: no volumeMount holds SERVICE_MODEL {model}")
-            elif not mount.get("readOnly"):
-                found.append(f"{pod.called(container)}: volumeMount {mount['name']}: not readOnly")
-    return found
+    for container in cluster.containers:
+        if model := container.environment.get("SERVICE_MODEL"):
+            mount = container.mount_of(model)
+            if mount is None or not mount.get("readOnly"):
+                yield f"{container.title}: no readOnly volumeMount holds SERVICE_MODEL {model}"
 
 
-def mount_of(container: Object, path: str) -> Object | None:
-    """The mount that a path lies on."""
-    mounts: list[Object] = container.get("volumeMounts") or []
-    holding = [m for m in mounts if f"{path}/".startswith(m["mountPath"].rstrip("/") + "/")]
-    return max(holding, key=lambda mount: len(mount["mountPath"]), default=None)
+def setting_files_are_mounted(cluster: Cluster) -> Iterator[str]:
+    """The files that settings name lie on a volume."""
+    for _, container in serving(cluster):
+        for name, file in container.environment.items():
+            if name.endswith("_FILE") and file and not container.mount_of(file):
+                yield f"{container.title}: no volumeMount holds {name}={file}"
 
 
-def serving_pods_can_write(objects: Objects) -> list[str]:
+def serving_pods_can_write(cluster: Cluster) -> Iterator[str]:
     """On a read-only root: scratch space, what the engine compiles, and shared memory."""
-    found = []
-    for pod, container in serving(objects):
-        mounts = {mount["mountPath"].rstrip("/"): mount for mount in container["volumeMounts"]}
-        found += [
-            f"{pod.called(container)}: nothing to write to at {path}"
-            for path in WRITABLE
-            if path not in mounts or mounts[path].get("readOnly")
-        ]
-        shared = (mounts.get("/dev/shm") or {}).get("name")
-        if shared and not memory_volumes(pod).get(shared):
-            found.append(f"{pod.title} volume {shared}: /dev/shm is to be memory with a sizeLimit")
-    return found
+    for pod, container in serving(cluster):
+        mounts = {mount["mountPath"]: mount["name"] for mount in container.parts("volumeMounts")}
+        for path in WRITABLE:
+            if "emptyDir" not in pod.volumes.get(mounts.get(path, ""), {}):
+                yield f"{container.title}: nothing to write to at {path}"
+        if mounts.get("/dev/shm") not in memory_volumes(pod):
+            yield f"{pod.title}: /dev/shm is not memory"
 
 
-def devices_fit_the_settings(objects: Objects, known: Objects) -> list[str]:
+def devices_fit_the_settings(cluster: Cluster) -> Iterator[str]:
     """GPUs as many as the engine shares the model among; the CPU's image where there is none."""
-    present = [*objects, *known]
-    found = []
-    for pod, container in serving(objects):
-        group = (pod.owner.get("spec") or {}).get("leaderWorkerTemplate") or {}
-        there = {"nodes": int(group.get("size", 1)), "tensor_parallel_size": gpus(pod)}
-        there["tensor_parallel_size"] *= there["nodes"]
-        for name, count in there.items():
-            asked = int(setting(pod, container, present, name))
-            if gpus(pod) and count != asked:
-                found.append(f"{pod.title}: SERVICE_{name.upper()} is {asked}, there are {count}")
-        tag = str(container["image"]).rpartition(":")[2]
-        if ("cpu" in tag) != (gpus(pod) == 0):
-            found.append(f"{pod.called(container)}: image {tag} with {gpus(pod)} GPUs")
-    return found
+    for pod, container in serving(cluster):
+        nodes = pod.owner["spec"].get("leaderWorkerTemplate", {}).get("size", 1)
+        for name, count in {"nodes": nodes, "tensor_parallel_size": nodes * pod.gpus}.items():
+            configured = int(setting(container, name))
+            if pod.gpus and configured != count:
+                yield f"{pod.title}: SERVICE_{name.upper()} is {configured}, there are {count}"
+        if ("cpu" in container.spec["image"].rpartition(":")[2]) != (pod.gpus == 0):
+            yield f"{container.title}: image {container.spec['image']} with {pod.gpus} GPUs"
