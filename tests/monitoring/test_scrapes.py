@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import pytest
 
 from tests.monitoring.definitions import alerts, scaler_queries, targets
-from tests.monitoring.promql import Selector, Series, missing
+from tests.monitoring.promql import Series, missing
 
 pytestmark = pytest.mark.e2e
 OF_PROMETHEUS = {"up"}  # it makes these itself
 
 
-def absent(expression: str, scraped: Sequence[Series]) -> list[Selector]:
-    return [one for one in missing(expression, scraped) if one.metric not in OF_PROMETHEUS]
+def absent(expression: str, scraped: Sequence[Series]) -> list[str]:
+    return [str(one) for one in missing(expression, scraped) if one.name not in OF_PROMETHEUS]
 
 
 def test_alerts_read_what_is_there(scraped: Sequence[Series]) -> None:
