@@ -19,6 +19,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """What asynchronous tests (`pytest.mark.anyio`) run on."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A small LLaMA tokenizer with the llama chat template."""
     from training.demo.base import train_sentencepiece

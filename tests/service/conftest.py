@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ import pytest
 from service.app import create_app
 from service.settings import Settings
 from tests.service.fake import FakeEngine
+
+Ask = Callable[..., Awaitable[httpx.Response]]
 
 
 @pytest.fixture
@@ -49,35 +51,26 @@ async def until_ready(client: httpx.AsyncClient) -> None:
     await until(ready)
 
 
-Talk = Callable[[httpx.AsyncClient], Coroutine[Any, Any, None]]
+@asynccontextmanager
+async def ready(engine: FakeEngine, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a service that is ready."""
+    async with running(engine, settings) as client:
+        await until_ready(client)
+        yield client
 
 
 @pytest.fixture
-def serve(engine: FakeEngine, settings: Settings) -> Callable[[Talk], None]:
-    """Run a conversation with a ready service."""
-
-    def run(talk: Talk) -> None:
-        async def main() -> None:
-            async with running(engine, settings) as client:
-                await until_ready(client)
-                await talk(client)
-
-        asyncio.run(main())
-
-    return run
+async def client(engine: FakeEngine, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """Of a service that is ready; for asynchronous tests."""
+    async with ready(engine, settings) as client:
+        yield client
 
 
 @pytest.fixture
-def ask(serve: Callable[[Talk], None]) -> Callable[..., httpx.Response]:
-    """POST /generate with the given fields; the answer."""
+def ask(client: httpx.AsyncClient) -> Ask:
+    """POST /generate with the given fields."""
 
-    def post(**body: Any) -> httpx.Response:
-        answers: list[httpx.Response] = []
-
-        async def talk(client: httpx.AsyncClient) -> None:
-            answers.append(await client.post("/generate", json=body))
-
-        serve(talk)
-        return answers[0]
+    def post(**body: Any) -> Awaitable[httpx.Response]:
+        return client.post("/generate", json=body)
 
     return post

@@ -1,17 +1,15 @@
 """Adapters beside the model, and where ChatGLM-6B's marks must stand: without an engine."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
 
 from service.adapter import parse_adapters, smallest_supported_rank
 from service.errors import InvalidRequestError
 from service.machine.placement import Placement
 from service.settings import Settings
-from tests.service.conftest import Talk
+from tests.service.conftest import Ask
 from tests.service.fake import FakeEngine
 
 
@@ -29,28 +27,23 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(model=tmp_path, adapters=named)
 
 
-def test_a_request_names_its_adapter(
-    ask: Callable[..., httpx.Response], engine: FakeEngine
-) -> None:
-    assert ask(prompt="头痛", parameters={"adapter": "big", "max_tokens": 2}).status_code == 200
+@pytest.mark.anyio
+async def test_a_request_names_its_adapter(ask: Ask, engine: FakeEngine) -> None:
+    answer = await ask(prompt="头痛", parameters={"adapter": "big", "max_tokens": 2})
+    assert answer.status_code == 200
     assert [request.adapter for request in engine.requests] == [None, "big"]  # warm-up: the model
 
 
-def test_requests_do_not_read_the_adapters_again(
-    serve: Callable[[Talk], None], tmp_path: Path
-) -> None:
-    async def talk(client: httpx.AsyncClient) -> None:
-        (tmp_path / "a/adapter_config.json").unlink()
-        body = {"prompt": "头痛", "parameters": {"adapter": "big", "max_tokens": 2}}
-        assert (await client.post("/generate", json=body)).status_code == 200
-
-    serve(talk)
+@pytest.mark.anyio
+async def test_requests_do_not_read_the_adapters_again(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "a/adapter_config.json").unlink()
+    answer = await ask(prompt="头痛", parameters={"adapter": "big", "max_tokens": 2})
+    assert answer.status_code == 200
 
 
-def test_an_unknown_adapter_is_refused_with_those_that_are_known(
-    ask: Callable[..., httpx.Response],
-) -> None:
-    answer = ask(prompt="头痛", parameters={"adapter": "huge"})
+@pytest.mark.anyio
+async def test_an_unknown_adapter_is_refused_with_those_that_are_known(ask: Ask) -> None:
+    answer = await ask(prompt="头痛", parameters={"adapter": "huge"})
     assert answer.status_code == 400
     assert answer.json()["param"] == "parameters.adapter"
     assert "known: small, big" in answer.json()["error"]

@@ -1,35 +1,24 @@
 """GET /: what is served, and that the page's files agree with one another."""
 
 import re
-from collections.abc import Callable
 
 import httpx
 import pytest
 
 from service.page import CONTENT_TYPES, HEADERS, HERE
-from tests.service.conftest import Talk
 
-Serve = Callable[[Talk], None]
+pytestmark = pytest.mark.anyio
 # compiled Python may lie beside them
 FILES = [path for path in HERE.iterdir() if path.is_file() and path.suffix != ".py"]
 SOURCES = {path.name: path.read_text("utf-8") for path in FILES}
 SCRIPTS = {name: text for name, text in SOURCES.items() if name.endswith(".js")}
 
 
-def get(serve: Serve, *paths: str) -> list[httpx.Response]:
-    answers: list[httpx.Response] = []
-
-    async def talk(client: httpx.AsyncClient) -> None:
-        answers.extend([await client.get(path) for path in paths])
-
-    serve(talk)
-    return answers
-
-
-def test_every_file_is_served_with_its_type_and_the_policy(serve: Serve) -> None:
+async def test_every_file_is_served_with_its_type_and_the_policy(client: httpx.AsyncClient) -> None:
     paths = {"/": "index.html"} | {f"/page/{name}": name for name in CONTENT_TYPES}
     del paths["/page/index.html"]
-    for answer, name in zip(get(serve, *paths), paths.values(), strict=True):
+    for path, name in paths.items():
+        answer = await client.get(path)
         assert answer.status_code == 200, name
         assert answer.headers["content-type"] == f"{CONTENT_TYPES[name]}; charset=utf-8"
         assert answer.text == SOURCES[name]
@@ -37,20 +26,20 @@ def test_every_file_is_served_with_its_type_and_the_policy(serve: Serve) -> None
     assert set(paths.values()) == set(SOURCES), "a file of the page is not served"
 
 
-def test_the_policy_lets_only_our_own_files_run(serve: Serve) -> None:
-    policy = get(serve, "/")[0].headers["content-security-policy"]
+async def test_the_policy_lets_only_our_own_files_run(client: httpx.AsyncClient) -> None:
+    policy = (await client.get("/")).headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
     assert "unsafe" not in policy
 
 
 @pytest.mark.parametrize("path", ["/page/", "/page/__init__.py", "/page/nothing.js"])
-def test_nothing_else_is_served(serve: Serve, path: str) -> None:
-    answer = get(serve, path)[0]
+async def test_nothing_else_is_served(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.get(path)
     assert (answer.status_code, answer.json()["error_type"]) == (404, "not_found")
 
 
-def test_the_page_is_no_part_of_the_api_document(serve: Serve) -> None:
-    assert not {"/", "/page/main.js"} & set(get(serve, "/openapi.json")[0].json()["paths"])
+async def test_the_page_is_no_part_of_the_api_document(client: httpx.AsyncClient) -> None:
+    assert not {"/", "/page/main.js"} & set((await client.get("/openapi.json")).json()["paths"])
 
 
 def test_every_file_that_is_named_exists() -> None:

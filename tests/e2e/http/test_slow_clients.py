@@ -26,10 +26,11 @@ CHUNKED = head("/generate", JSON, "Transfer-Encoding: chunked") + b"\r\n"
 DECLARED = head("/generate", JSON, f"Content-Length: {HUGE}") + b"\r\n"
 
 
-def test_heads_that_come_a_byte_a_second_are_cut_off_and_others_served(
+@pytest.mark.anyio
+async def test_heads_that_come_a_byte_a_second_are_cut_off_and_others_served(
     bounded: ServerProcess,
 ) -> None:
-    times = asyncio.run(_drip_heads(bounded, 200))
+    times = await _drip_heads(bounded, 200)
     assert min(times) > HEAD_TIMEOUT_S - 0.5
     assert max(times) < HEAD_TIMEOUT_S + LATE_S
 
@@ -72,7 +73,8 @@ async def _drip(one: Connection, first: bytes, then: bytes, every_s: float) -> N
     ],
     ids=["declared", "chunked", "v1"],
 )
-def test_bodies_that_come_too_slowly_are_told_so(
+@pytest.mark.anyio
+async def test_bodies_that_come_too_slowly_are_told_so(
     bounded: ServerProcess, first: bytes, then: bytes
 ) -> None:
     async def drip() -> int | None:
@@ -83,11 +85,8 @@ def test_bodies_that_come_too_slowly_are_told_so(
             slow.cancel()
             return status
 
-    async def all_at_once() -> list[int | None]:
-        async with asyncio.timeout(BODY_TIMEOUT_S + LATE_S):
-            return await asyncio.gather(*(drip() for _ in range(20)))
-
-    assert asyncio.run(all_at_once()) == [408] * 20
+    async with asyncio.timeout(BODY_TIMEOUT_S + LATE_S):
+        assert await asyncio.gather(*(drip() for _ in range(20))) == [408] * 20
 
 
 @pytest.mark.parametrize(
@@ -106,15 +105,14 @@ def test_huge_bodies_are_refused_and_take_no_memory(
     assert growth < FLAT
 
 
-def test_a_client_that_still_sends_when_it_is_refused_gets_the_answer(
+@pytest.mark.anyio
+async def test_a_client_that_still_sends_when_it_is_refused_gets_the_answer(
     bounded: ServerProcess,
 ) -> None:
-    async def upload() -> list[int]:
-        async with httpx.AsyncClient(base_url=bounded.url, timeout=60) as http:
-            body = b"a" * (8 * 2**20)
-            return [(await http.post("/generate", content=body)).status_code for _ in range(20)]
-
-    assert asyncio.run(upload()) == [413] * 20
+    async with httpx.AsyncClient(base_url=bounded.url, timeout=60) as http:
+        for _ in range(20):
+            answer = await http.post("/generate", content=b"a" * (8 * 2**20))
+            assert answer.status_code == 413
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The OpenAPI document says what the service does."""
 
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -10,11 +9,10 @@ from jsonschema import Draft202012Validator
 from service.app import create_app
 from service.settings import Settings
 from tests.service.bad_requests import BAD_REQUESTS
-from tests.service.conftest import Talk
 from tests.service.fake import FakeEngine
 
 PROBES = {"/livez", "/readyz", "/health"}
-Serve = Callable[[Talk], None]
+pytestmark = pytest.mark.anyio
 NOT_IN_JSON_SCHEMA = {  # and in no other language for documents: what depends on the model
     "blank prompt",
     "too many prompts",
@@ -31,22 +29,16 @@ NOT_IN_JSON_SCHEMA = {  # and in no other language for documents: what depends o
 }
 
 
-def told(serve: Serve) -> Any:
-    answers: list[Any] = []
-
-    async def talk(client: httpx.AsyncClient) -> None:
-        answers.append((await client.get("/openapi.json")).json())
-
-    serve(talk)
-    return answers[0]
+@pytest.fixture
+async def document(client: httpx.AsyncClient) -> Any:
+    return (await client.get("/openapi.json")).json()
 
 
 def validator(document: Any, name: str) -> Draft202012Validator:
     return Draft202012Validator({"$ref": f"#/components/schemas/{name}", **document})
 
 
-def test_every_error_is_told_with_one_shape_and_422_never(serve: Serve) -> None:
-    document = told(serve)
+async def test_every_error_is_told_with_one_shape_and_422_never(document: Any) -> None:
     for path, operations in document["paths"].items():
         for operation in operations.values():
             statuses = set(operation["responses"])
@@ -74,8 +66,8 @@ def test_the_keys_that_a_route_asks_for_are_told(
     assert ("401" in needed["responses"]) == bool(keys)
 
 
-def test_bodies_that_are_refused_are_refused_by_the_document_too(serve: Serve) -> None:
-    body = validator(told(serve), "GenerateRequest")
+async def test_bodies_that_are_refused_are_refused_by_the_document_too(document: Any) -> None:
+    body = validator(document, "GenerateRequest")
     allowed = {bad.name for bad in BAD_REQUESTS if bad.content is None and body.is_valid(bad.body)}
     assert allowed == NOT_IN_JSON_SCHEMA
 
@@ -97,15 +89,12 @@ def test_bodies_that_are_refused_are_refused_by_the_document_too(serve: Serve) -
         ({"max_tokens": 3, "max_new_tokens": None}, True),
     ],
 )
-def test_rules_between_fields_are_told(serve: Serve, body: dict[str, Any], valid: bool) -> None:
+async def test_rules_between_fields_are_told(
+    client: httpx.AsyncClient, document: Any, body: dict[str, Any], valid: bool
+) -> None:
     whole = body if not body or "prompt" in body or "input" in body else with_parameters(body)
-
-    async def talk(client: httpx.AsyncClient) -> None:
-        document = (await client.get("/openapi.json")).json()
-        assert validator(document, "GenerateRequest").is_valid(whole) == valid
-        assert (await client.post("/generate", json=whole)).is_success == valid
-
-    serve(talk)
+    assert validator(document, "GenerateRequest").is_valid(whole) == valid
+    assert (await client.post("/generate", json=whole)).is_success == valid
 
 
 def with_parameters(parameters: dict[str, Any]) -> dict[str, Any]:

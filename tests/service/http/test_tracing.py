@@ -1,6 +1,5 @@
 """Spans as an OTLP collector receives them, over HTTP."""
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +11,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from service.http.otlp import PROTOCOL
 from service.settings import Settings
-from tests.service.conftest import running, until_ready
+from tests.service.conftest import Ask, ready
 from tests.service.fake import FakeEngine
 
+pytestmark = pytest.mark.anyio
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -44,23 +44,19 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
         server.server_close()
 
 
-def test_a_request_is_a_span_under_the_clients_and_above_the_engines(
+async def test_a_request_is_a_span_under_the_clients_and_above_the_engines(
     engine: FakeEngine, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(PROTOCOL, "http/protobuf")
-
-    async def main(traced: Settings) -> None:
-        async with running(engine, traced) as client:
-            await until_ready(client)
+    with collector() as (endpoint, spans):
+        traced = settings.model_copy(update={"otlp_traces_endpoint": endpoint})
+        async with ready(engine, traced) as client:
             answer = await client.post(
                 "/generate",
                 json={"prompt": "感冒", "parameters": {"max_tokens": 3}},
                 headers={"traceparent": PARENT, "X-Request-Id": "mine"},
             )
             assert answer.status_code == 200
-
-    with collector() as (endpoint, spans):
-        asyncio.run(main(settings.model_copy(update={"otlp_traces_endpoint": endpoint})))
     (span,) = [span for span in spans if span.name == "POST /generate"]
     told = {a.key: a.value.string_value or a.value.int_value for a in span.attributes}
     assert span.trace_id.hex() == PARENT.split("-")[1]
@@ -72,11 +68,6 @@ def test_a_request_is_a_span_under_the_clients_and_above_the_engines(
     assert engines[1:3] == [span.trace_id.hex(), span.span_id.hex()]
 
 
-def test_without_an_endpoint_nothing_is_traced(engine: FakeEngine, settings: Settings) -> None:
-    async def main() -> None:
-        async with running(engine, settings) as client:
-            await until_ready(client)
-            await client.post("/generate", json={"prompt": "感冒"})
-
-    asyncio.run(main())
+async def test_without_an_endpoint_nothing_is_traced(ask: Ask, engine: FakeEngine) -> None:
+    await ask(prompt="感冒")
     assert engine.requests[-1].trace == {}
