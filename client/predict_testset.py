@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -157,5 +158,10 @@ def seconds(text: str) -> float:
     return number
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """`mergeline-predict`, and this file as a script."""
     run(main)
+
+
+if __name__ == "__main__":
+    command()
