@@ -8,10 +8,10 @@ from training.convert.output import Report, copied, report, write_weights
 from training.errors import TrainingError
 from training.files import write_aside
 from training.merge.composition import EMBEDDINGS, HEADS, same_values
-from training.model_directory.model_files import copy_model_files, read_config
+from training.model_directory.directory import read_model_directory
+from training.model_directory.model_files import copy_model_files
 from training.model_directory.provenance import write_provenance
 from training.model_directory.templates import read_template
-from training.weights.directory import read_model
 from training.weights.safetensors_stream import TORCH_NAMES, StoredTensor
 from training.weights.shards import plan_shards
 
@@ -34,15 +34,14 @@ def convert_directory(
         TrainingError: files missing or damaged, a value that is not finite; no output then.
     """
     chat = read_template(template) if template else None
-    config = read_config(source)
-    tensors = read_model(source)
-    notes = _drop_tied_head(config, tensors)
+    model = read_model_directory(source)
+    tensors = dict(model.tensors)
+    notes = _drop_tied_head(model.config, tensors)
     code = {name: code for code, name in TORCH_NAMES.items()}.get(dtype or "")
     with write_aside(output) as aside:
         shards = plan_shards(tensors.values(), aside, max_shard_size, code)
         sums = write_weights(shards, lambda to: copied(tensors[to.name], to.dtype))
-        changes = {"dtype": dtype} if dtype else {}
-        notes += copy_model_files(source, [], aside, changes, _rows(tensors), chat)
+        notes += copy_model_files(model, [], aside, {"dtype": dtype}, _rows(tensors), chat)
         details = {"converted_from": "Hugging Face directory", "dtype": dtype or "as in the source"}
         write_provenance(aside, source, (), sums, details)
     return report(shards, notes)

@@ -10,6 +10,7 @@ import numpy as np
 from training.errors import TrainingError
 from training.merge.lora import Pair
 from training.merge.peft_adapter import Adapter
+from training.model_directory.directory import ModelDirectory
 from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor, as_floats, read_bytes
 
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight")
@@ -55,23 +56,22 @@ def _changed(adapter: Adapter) -> Iterable[str]:
     return (*adapter.whole, *adapter.pairs)
 
 
-def compose(
-    base: Mapping[str, StoredTensor], adapters: Sequence[Adapter], tied: bool
-) -> Composition:
+def compose(base: ModelDirectory, adapters: Sequence[Adapter]) -> Composition:
     """Apply the adapters in order to the base's tensors, reading as little as possible.
 
     Low-rank changes add up; a whole tensor replaces what was there, so that the last one wins.
-    `tied` says that loaders use the embeddings as head too. An adapter that changes only one of
-    the two unties them: the other stays as it was, as it was in training.
+    Where config.json ties them, loaders use the embeddings as head too. An adapter that changes
+    only one of the two unties them: the other stays as it was, as it was in training.
 
     Raises:
         TrainingError: an adapter changes nothing, names a tensor that the base lacks or has in
             another shape, or embeddings and head end up with different numbers of rows.
     """
-    result = Composition({name: Part(tensor, tensor.dtype) for name, tensor in base.items()})
-    embedding = _first(base, EMBEDDINGS)
-    head = _first([*base, *chain.from_iterable(map(_changed, adapters))], HEADS) or HEAD
-    tied = tied and embedding is not None
+    tensors = base.tensors
+    result = Composition({name: Part(tensor, tensor.dtype) for name, tensor in tensors.items()})
+    embedding = _first(tensors, EMBEDDINGS)
+    head = _first([*tensors, *chain.from_iterable(map(_changed, adapters))], HEADS) or HEAD
+    tied = bool(base.config.get("tie_word_embeddings")) and embedding is not None
     if tied and embedding:
         result.parts[head] = result.parts[embedding]
     start = dict(result.parts)
@@ -82,7 +82,7 @@ def compose(
                 " the base's (was it trained before saving?)"
             )
     if embedding:
-        _finish_vocabulary(result, base[embedding], head, tied)
+        _finish_vocabulary(result, tensors[embedding], head, tied)
     return result
 
 

@@ -18,9 +18,9 @@ from training.merge.prefix_files import (
     write_prefix,
 )
 from training.merge.verdict import Verdict
-from training.model_directory.model_files import copy_model_files, read_config
+from training.model_directory.directory import read_model_directory
+from training.model_directory.model_files import copy_model_files
 from training.model_directory.provenance import write_provenance
-from training.weights.directory import read_model
 from training.weights.rounding import Tally
 from training.weights.safetensors_stream import FLOAT_SIZES, TORCH_NAMES, StoredTensor
 from training.weights.shards import Shard, check_shards, plan_shards
@@ -61,17 +61,17 @@ def merge(
     """
     code = {name: code for code, name in TORCH_NAMES.items()}.get(dtype or "")
     with write_aside(output) as aside:
-        config = read_config(base)
-        refuse_prefixed(base, config)
+        source = read_model_directory(base)
+        refuse_prefixed(source)
         prefix = _read_prefix(adapters, bool(prompts))
         loras = [] if prefix else _read_adapters(adapters)
-        model = compose(read_model(base), loras, bool(config.get("tie_word_embeddings")))
+        model = compose(source, loras)
         shards = plan_shards(model.planned(), aside, max_shard_size, code)
-        changes = model.config | ({"dtype": dtype} if dtype else {})
+        changes = {**model.config, "dtype": dtype}
         if prefix:
-            changes |= config_changes(base, config, prefix)
-            write_prefix(aside, config, prefix)
-        notes = model.notes + copy_model_files(base, adapters, aside, changes, model.rows)
+            changes |= config_changes(source, prefix)
+            write_prefix(aside, source, prefix)
+        notes = model.notes + copy_model_files(source, adapters, aside, changes, model.rows)
         written = write_weights(shards, model.parts)
         _check_changed(loras, written)
         check_shards(shards, written.sums)

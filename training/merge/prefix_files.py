@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from training.errors import TrainingError
 from training.files import read_json
+from training.model_directory.directory import ModelDirectory
 from training.model_directory.hub import public_name
 from training.weights.directory import TORCH_SINGLE, read_file
 from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor, read_floats
@@ -49,15 +50,15 @@ class PrefixAdapter:
         return {"name": public_name(self.path), "sha256": digest, "prefix_tokens": self.tokens}
 
 
-def refuse_prefixed(base: Path, config: Mapping[str, Any]) -> None:
+def refuse_prefixed(base: ModelDirectory) -> None:
     """Refuse a base that has a prefix already: with other weights or another, it means nothing.
 
     Raises:
         TrainingError: it has.
     """
-    if config.get("prefix_tokens"):
+    if base.config.get("prefix_tokens"):
         raise TrainingError(
-            f"{base} holds a trained prefix: merge into the model that the prefix was put into"
+            f"{base.path} holds a trained prefix: merge into the model that the prefix was put into"
         )
 
 
@@ -114,33 +115,33 @@ def _floats(tensor: StoredTensor) -> Table:
     return read_floats(tensor)
 
 
-def config_changes(base: Path, config: Mapping[str, Any], prefix: PrefixAdapter) -> dict[str, Any]:
+def config_changes(base: ModelDirectory, prefix: PrefixAdapter) -> dict[str, Any]:
     """What config.json must say so that the base is served with the prefix.
 
     Raises:
         TrainingError: such a base is not served with a prefix, or is of another size.
     """
-    kind = config.get("model_type")
+    kind = base.config.get("model_type")
     changes: dict[str, Any] = {"prefix_tokens": prefix.tokens}
     if kind == "llama":  # a name of its own: nothing may load it and leave the prefix out
         changes["architectures"] = ["PrefixLlamaForCausalLM"]
         changes["prefix_position_offset"] = prefix.tokens  # the text begins there, as peft trains
     elif kind != "chatglm_6b":
         raise TrainingError(
-            f"{base} is a {kind} model: prefixes are served for LLaMA and ChatGLM-6B only"
+            f"{base.path} is a {kind} model: prefixes are served for LLaMA and ChatGLM-6B only"
         )
-    layers, heads, width = _sizes(config)
+    layers, heads, width = _sizes(base.config)
     if prefix.table.shape[1] != 2 * layers * heads * width:
         raise TrainingError(
-            f"{prefix.weights}: a prefix [P, {prefix.table.shape[1]}] does not fit {base}, which"
-            f" takes [P, {2 * layers * heads * width}]: is this the prefix's base?"
+            f"{prefix.weights}: a prefix [P, {prefix.table.shape[1]}] does not fit {base.path},"
+            f" which takes [P, {2 * layers * heads * width}]: is this the prefix's base?"
         )
     return changes
 
 
-def write_prefix(output: Path, config: Mapping[str, Any], prefix: PrefixAdapter) -> None:
-    """Write prefix/prefix.safetensors below `output`."""
-    layers, heads, width = _sizes(config)
+def write_prefix(output: Path, base: ModelDirectory, prefix: PrefixAdapter) -> None:
+    """Write prefix/prefix.safetensors, of the base's sizes, below `output`."""
+    layers, heads, width = _sizes(base.config)
     parts = prefix.table.reshape(prefix.tokens, 2 * layers, heads, width).transpose(1, 2, 0, 3)
     (output / FILE).parent.mkdir()
     save_file(

@@ -7,6 +7,7 @@ from typing import Any
 
 from training.errors import TrainingError
 from training.files import read_json, write_json
+from training.model_directory.directory import ModelDirectory
 from training.model_directory.tokenizer_files import finish_tokenizer
 
 # Data only: Python files beside a checkpoint are never copied.
@@ -17,16 +18,8 @@ TOKENIZER_FILES = (
 VOCABULARIES = ("tokenizer.json", "tokenizer.model")  # either one makes a tokenizer
 
 
-def read_config(base: Path) -> dict[str, Any]:
-    """Return the base's config.json; a quantised base is refused."""
-    config = read_json(base / "config.json")
-    if config.get("quantization_config"):
-        raise TrainingError(f"{base} is quantised: merge into the model it was quantised from")
-    return config
-
-
 def copy_model_files(
-    base: Path,
+    base: ModelDirectory,
     adapters: Sequence[Path],
     output: Path,
     changes: Mapping[str, Any],
@@ -36,25 +29,24 @@ def copy_model_files(
     """Copy config, generation_config and tokenizer to `output`; return notes for the user.
 
     The tokenizer comes from the last adapter that carries one, else from the base. `changes`
-    are made to the config; its key `dtype` goes by the config's own spelling. `rows` is the
-    number of embedding rows, None when unknown; `chat` a template's text to take in place of
-    the tokenizer's own.
+    are made to the config; its key `dtype` goes by the config's own spelling, and is no change
+    where None. `rows` is the number of embedding rows, None when unknown; `chat` a template's text
+    to take in place of the tokenizer's own.
 
     Raises:
         TrainingError: the tokenizer needs more rows than there are, or tokenizer.json cannot be
             made from its tokenizer.model.
     """
-    config = read_config(base)
-    notes = _write_data(_changed(config, changes), output / "config.json")
-    if (base / "generation_config.json").exists():
-        copyfile(base / "generation_config.json", output / "generation_config.json")
-    source = ([path for path in adapters if _has_tokenizer(path)] or [base])[-1]
+    notes = _write_data(_changed(base.config, changes), output / "config.json")
+    if (base.path / "generation_config.json").exists():
+        copyfile(base.path / "generation_config.json", output / "generation_config.json")
+    source = ([path for path in adapters if _has_tokenizer(path)] or [base.path])[-1]
     if rows is not None and (needed := count_rows(source)) > rows:
         raise TrainingError(
             f"the tokenizer in {source} needs {needed} embedding rows, the merged model has"
             f" {rows}: add the adapter that holds the grown embeddings, or use its tokenizer"
         )
-    context = config.get("max_position_embeddings")
+    context = base.config.get("max_position_embeddings")
     notes += _copy_tokenizer(source, output)
     if _has_tokenizer(output):
         return notes + finish_tokenizer(output, chat, context)

@@ -1,0 +1,41 @@
+"""A model directory to read from: its settings, and where its tensors lie."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from training.errors import TrainingError
+from training.files import read_json
+from training.weights.directory import read_model
+from training.weights.safetensors_stream import StoredTensor
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """The directory `path`, whose config.json holds `config`; each of its files is read once."""
+
+    path: Path
+    config: Mapping[str, Any]
+
+    @cached_property
+    def tensors(self) -> Mapping[str, StoredTensor]:
+        """Every tensor by name; read when first needed, since .bin files take torch to read.
+
+        Raises:
+            TrainingError: as weights.directory.read_model does.
+        """
+        return read_model(self.path)
+
+
+def read_model_directory(path: Path) -> ModelDirectory:
+    """Return the model directory `path`; a quantised one is refused.
+
+    Raises:
+        TrainingError: it is quantised, or config.json is missing or damaged.
+    """
+    config = read_json(path / "config.json")
+    if config.get("quantization_config"):
+        raise TrainingError(f"{path} is quantised: merge into the model it was quantised from")
+    return ModelDirectory(path, config)
