@@ -12,6 +12,8 @@ from typing import Any
 
 from training.errors import TrainingError
 
+JsonObject = Mapping[str, Any]
+
 
 @contextmanager
 def write_aside(target: Path) -> Iterator[Path]:
@@ -55,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: JsonObject) -> None:
     """Write `value` to `path`, indented, Chinese characters as they are."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from training.convert.output import Report, copied, report, write_weights
 from training.errors import TrainingError
-from training.files import write_aside
+from training.files import JsonObject, write_aside
 from training.merge.composition import EMBEDDINGS, HEADS, same_values
 from training.model_directory.directory import read_model_directory
 from training.model_directory.model_files import copy_model_files
@@ -52,7 +51,7 @@ def _rows(tensors: Mapping[str, StoredTensor]) -> int | None:
     return rows[0] if rows else None
 
 
-def _drop_tied_head(config: Mapping[str, Any], tensors: Tensors) -> list[str]:
+def _drop_tied_head(config: JsonObject, tensors: Tensors) -> list[str]:
     """Leave a head out that loaders take from the embeddings anyway.
 
     Raises TrainingError when it is another one, which they would ignore or refuse.

@@ -3,16 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from training.dataset.rows import Row
 from training.errors import TrainingError
 from training.model_directory.templates import known_templates, read_template
 
 History = Sequence[tuple[str, str]]
-Tokenizer = Any  # transformers' PreTrainedTokenizerBase, without importing it for --help
 
 
 @dataclass(frozen=True)

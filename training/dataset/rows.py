@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from training.errors import TrainingError
 
@@ -54,7 +53,7 @@ def _row(line: str, where: str, columns: tuple[str, str, str | None]) -> Row:
     return Row(_text(fields, prompt, where), _text(fields, response, where), where, rounds)
 
 
-def _rounds(value: Any, column: str, where: str) -> tuple[tuple[str, str], ...]:
+def _rounds(value: object, column: str, where: str) -> tuple[tuple[str, str], ...]:
     rounds = value or []
     if not isinstance(rounds, list) or not all(
         isinstance(one, list) and len(one) == 2 and all(isinstance(text, str) for text in one)
@@ -66,7 +65,7 @@ def _rounds(value: Any, column: str, where: str) -> tuple[tuple[str, str], ...]:
     return tuple((question, answer) for question, answer in rounds)
 
 
-def _text(fields: dict[str, Any], column: str, where: str) -> str:
+def _text(fields: dict[str, object], column: str, where: str) -> str:
     if column not in fields:
         raise TrainingError(
             f"{where}: no column {column!r} (it has {', '.join(fields)}): "

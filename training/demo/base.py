@@ -5,12 +5,12 @@ from io import BytesIO
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sentencepiece
 import torch
 from torch.nn.functional import cross_entropy, linear
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from training.demo.corpus import corpus
 from training.model_directory.templates import read_template
@@ -79,7 +79,9 @@ def frequent_characters() -> str:
     return ascii_text + "".join(bytes(pair).decode("gb2312", "ignore") for pair in cells)
 
 
-def pretrain(documents: Sequence[str], tokenizer: Any, size: Size, seed: int) -> Any:
+def pretrain(
+    documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, size: Size, seed: int
+) -> LlamaForCausalLM:
     """Train a LLaMA from random weights on `documents` as plain text; returns it in eval mode."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(_shape(size, tokenizer))
@@ -90,7 +92,7 @@ def pretrain(documents: Sequence[str], tokenizer: Any, size: Size, seed: int) ->
 
 
 def _losses(
-    model: Any, documents: Sequence[Sequence[int]], blocks: Iterator[list[list[int]]]
+    model: LlamaForCausalLM, documents: Sequence[Sequence[int]], blocks: Iterator[list[list[int]]]
 ) -> Iterator[torch.Tensor]:
     """Cross-entropy of each batch of blocks, in nats a token.
 
@@ -111,7 +113,9 @@ def _losses(
             yield cross_entropy(logits.flatten(0, 1), place[ids[:, 1:]].flatten())
 
 
-def fit(model: Any, losses: Iterator[torch.Tensor], steps: int, lr: float, title: str) -> Any:
+def fit(
+    model: LlamaForCausalLM, losses: Iterator[torch.Tensor], steps: int, lr: float, title: str
+) -> LlamaForCausalLM:
     """Train every weight of `model` on as many `losses` as there are steps; in eval mode then.
 
     Each loss is computed when it is asked for, from the weights as they are by then.
@@ -122,8 +126,8 @@ def fit(model: Any, losses: Iterator[torch.Tensor], steps: int, lr: float, title
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     with Threads() as threads, Meter(title, steps, "step") as progress:
         for _ in range(steps):
-            loss: Any = next(losses)
-            loss.backward()
+            loss = next(losses)
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -133,7 +137,7 @@ def fit(model: Any, losses: Iterator[torch.Tensor], steps: int, lr: float, title
     return model.eval()
 
 
-def _start_copying(model: Any) -> None:
+def _start_copying(model: LlamaForCausalLM) -> None:
     """Let attention start by looking for like tokens and passing them on unchanged.
 
     Mimetic initialisation (Trockman and Kolter, arXiv:2305.09828): copying, which nearly every
@@ -146,7 +150,7 @@ def _start_copying(model: Any) -> None:
             attention.o_proj.weight.copy_(attention.v_proj.weight.T)
 
 
-def _shape(size: Size, tokenizer: Any) -> Any:
+def _shape(size: Size, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=size.hidden,

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
 
 from training.errors import TrainingError
+from training.files import JsonObject
 from training.merge.lora import Pair
 from training.merge.peft_settings import HONOURED, rank, read_settings, scale
 from training.model_directory.hub import public_name
@@ -32,11 +32,11 @@ class Adapter:
 
     path: Path
     weights: Path
-    config: Mapping[str, Any]
+    config: JsonObject
     pairs: Mapping[str, Pair]
     whole: Mapping[str, StoredTensor]
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, object]:
         """Return name, sha256 of the weights file and the settings that merging used."""
         settings = sorted((HONOURED | {"target_modules"}) & self.config.keys())
         with self.weights.open("rb") as file:
@@ -91,7 +91,7 @@ def _read_parts(weights: Path) -> tuple[Parts, Parts]:
     return parts, copies
 
 
-def _refuse_unsaved(config: Mapping[str, Any], weights: Path, copies: Iterable[str]) -> None:
+def _refuse_unsaved(config: JsonObject, weights: Path, copies: Iterable[str]) -> None:
     for module in config.get("modules_to_save") or ():
         if not any(module in name for name in copies):
             raise TrainingError(
@@ -99,7 +99,7 @@ def _refuse_unsaved(config: Mapping[str, Any], weights: Path, copies: Iterable[s
             )
 
 
-def _pair(module: str, found: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> Pair:
+def _pair(module: str, found: Mapping[str, StoredTensor], config: JsonObject) -> Pair:
     embedding = "embedding_A" in found or "embedding_B" in found
     kind = "embedding_" if embedding else ""
     halves = {half: found.get(f"{kind}{half}") for half in "AB"}
@@ -124,7 +124,7 @@ def _pair(module: str, found: Mapping[str, StoredTensor], config: Mapping[str, A
     )
 
 
-def _check_kind(where: str, found: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> None:
+def _check_kind(where: str, found: Mapping[str, StoredTensor], config: JsonObject) -> None:
     """Refuse settings and tensors that tell different stories."""
     told = {
         "E": (config["peft_type"] == "ADALORA", "peft_type ADALORA"),

@@ -2,12 +2,11 @@
 
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from training.errors import TrainingError
-from training.files import read_json
+from training.files import JsonObject, read_json
 
 # Settings that do not change what merging computes, or that it honours. Any other setting that
 # is switched on (fan_in_fan_out, lora_bias, trainable_token_indices, …) is refused by name.
@@ -44,7 +43,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     return config
 
 
-def rank(module: str, config: Mapping[str, Any]) -> int:
+def rank(module: str, config: JsonObject) -> int:
     """Return the rank of the module of that dotted name; AdaLoRA may leave it none at all."""
     if _is_adalora(config):
         kept = (config.get("rank_pattern") or {}).get(f"{module}.lora_E")
@@ -52,7 +51,7 @@ def rank(module: str, config: Mapping[str, Any]) -> int:
     return int(_by_pattern(module, config.get("rank_pattern"), config["r"]))
 
 
-def scale(module: str, config: Mapping[str, Any]) -> float:
+def scale(module: str, config: JsonObject) -> float:
     """Return the factor of B @ A for the module of that dotted name."""
     if _is_adalora(config):  # the rank it began with, however few of them stayed
         return float(config["lora_alpha"] / (config["init_r"] + 1e-5))
@@ -61,11 +60,11 @@ def scale(module: str, config: Mapping[str, Any]) -> float:
     return alpha / (math.sqrt(divisor) if config.get("use_rslora") else divisor)
 
 
-def _is_adalora(config: Mapping[str, Any]) -> bool:
+def _is_adalora(config: JsonObject) -> bool:
     return config.get("peft_type") == "ADALORA"
 
 
-def _by_pattern(module: str, pattern: Mapping[str, Any] | None, default: Any) -> Any:
+def _by_pattern(module: str, pattern: JsonObject | None, default: Any) -> Any:
     """Return the value of the first pattern that matches a suffix of whole names, as peft does."""
     for key, value in (pattern or {}).items():
         if re.match(rf"(.*\.)?({key})$", module):
@@ -73,7 +72,7 @@ def _by_pattern(module: str, pattern: Mapping[str, Any] | None, default: Any) ->
     return default
 
 
-def _check_supported(path: Path, config: Mapping[str, Any]) -> None:
+def _check_supported(path: Path, config: JsonObject) -> None:
     kind = config.get("peft_type")
     if kind is None:
         raise TrainingError(f"{path} lacks peft_type: is it an adapter saved by peft?")
@@ -94,7 +93,7 @@ def _check_supported(path: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _check_numbers(path: Path, config: Mapping[str, Any]) -> None:
+def _check_numbers(path: Path, config: JsonObject) -> None:
     ranks, alphas = [config["init_r" if _is_adalora(config) else "r"]], [config["lora_alpha"]]
     if _is_adalora(config):
         _check_adalora(path, config)
@@ -109,14 +108,14 @@ def _check_numbers(path: Path, config: Mapping[str, Any]) -> None:
             raise TrainingError(f"{path}: lora_alpha must be a number, not {value!r}")
 
 
-def _numbers(path: Path, key: str, config: Mapping[str, Any]) -> list[Any]:
+def _numbers(path: Path, key: str, config: JsonObject) -> list[Any]:
     pattern = config.get(key) or {}
     if not isinstance(pattern, dict) or not all(map(_is_regex, pattern)):
         raise TrainingError(f"{path}: {key} must map regular expressions to numbers")
     return list(pattern.values())
 
 
-def _check_adalora(path: Path, config: Mapping[str, Any]) -> None:
+def _check_adalora(path: Path, config: JsonObject) -> None:
     pattern = config.get("rank_pattern") or {}
     kept = pattern.values() if isinstance(pattern, dict) else [None]
     if not all(isinstance(row, list) and all(type(v) is bool for v in row) for row in kept):

@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from training.errors import TrainingError
-from training.files import read_json
+from training.files import JsonObject, read_json
 from training.model_directory.directory import ModelDirectory
 from training.model_directory.hub import public_name
 from training.weights.directory import TORCH_SINGLE, read_file
@@ -43,7 +42,7 @@ class PrefixAdapter:
         """Length of the prefix."""
         return len(self.table)
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, object]:
         """Name, sha256 of the weights file, length."""
         with self.weights.open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()
@@ -115,14 +114,14 @@ def _floats(tensor: StoredTensor) -> Table:
     return read_floats(tensor)
 
 
-def config_changes(base: ModelDirectory, prefix: PrefixAdapter) -> dict[str, Any]:
+def config_changes(base: ModelDirectory, prefix: PrefixAdapter) -> dict[str, object]:
     """What config.json must say so that the base is served with the prefix.
 
     Raises:
         TrainingError: such a base is not served with a prefix, or is of another size.
     """
     kind = base.config.get("model_type")
-    changes: dict[str, Any] = {"prefix_tokens": prefix.tokens}
+    changes: dict[str, object] = {"prefix_tokens": prefix.tokens}
     if kind == "llama":  # a name of its own: nothing may load it and leave the prefix out
         changes["architectures"] = ["PrefixLlamaForCausalLM"]
         changes["prefix_position_offset"] = prefix.tokens  # the text begins there, as peft trains
@@ -155,7 +154,7 @@ def write_prefix(output: Path, base: ModelDirectory, prefix: PrefixAdapter) -> N
     )
 
 
-def _sizes(config: Mapping[str, Any]) -> tuple[int, int, int]:
+def _sizes(config: JsonObject) -> tuple[int, int, int]:
     heads = config["num_attention_heads"]
     width = config.get("head_dim") or config["hidden_size"] // heads
     return config["num_hidden_layers"], config.get("num_key_value_heads") or heads, width

@@ -3,11 +3,10 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
 from training.errors import TrainingError
@@ -55,12 +54,12 @@ def verify(
     return verdict
 
 
-def _load(directory: Path) -> Any:
+def _load(directory: Path) -> PreTrainedModel:
     hush_transformers()
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 
 
-def _reference(base: Path, adapters: Sequence[Adapter]) -> Any:
+def _reference(base: Path, adapters: Sequence[Adapter]) -> PreTrainedModel:
     """Return base with the last adapter active, those before it merged by peft in fp32."""
     model = _load(base)
     if model.config.tie_word_embeddings and any(map(_touches_ends, adapters[:-1])):
@@ -78,7 +77,7 @@ def _reference(base: Path, adapters: Sequence[Adapter]) -> Any:
     return model
 
 
-def _add(model: Any, adapter: Path) -> Any:
+def _add(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     """Return `model` with the adapter active; peft must find every tensor that it expects."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys")
@@ -101,7 +100,7 @@ def _rows(adapter: Adapter) -> int | None:
     return shapes[0][0] if shapes else None
 
 
-def _token_ids(directory: Path, prompts: Sequence[str]) -> "list[torch.Tensor]":
+def _token_ids(directory: Path, prompts: Sequence[str]) -> list[torch.Tensor]:
     """Return one row of token ids a prompt; without a tokenizer, bytes stand in for them."""
     if any((directory / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         tokenizer = AutoTokenizer.from_pretrained(directory)
@@ -114,13 +113,13 @@ def _token_ids(directory: Path, prompts: Sequence[str]) -> "list[torch.Tensor]":
     return ids
 
 
-def _logits(model: Any, prompts: Sequence[torch.Tensor]) -> torch.Tensor:
+def _logits(model: PreTrainedModel, prompts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the logits [positions, vocabulary] of all prompts."""
     with torch.no_grad():
         return torch.cat([model(input_ids=ids).logits[0] for ids in prompts])
 
 
-def _move(model: Any, share: float) -> None:
+def _move(model: PreTrainedModel, share: float) -> None:
     """Move every weight up or down by at most `share` of itself."""
     generator = torch.Generator().manual_seed(0)
     for weight in model.parameters():

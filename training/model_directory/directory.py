@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from training.errors import TrainingError
-from training.files import read_json
+from training.files import JsonObject, read_json
 from training.weights.directory import read_model
 from training.weights.safetensors_stream import StoredTensor
 
@@ -17,7 +16,7 @@ class ModelDirectory:
     """The directory `path`, whose config.json holds `config`; each of its files is read once."""
 
     path: Path
-    config: Mapping[str, Any]
+    config: JsonObject
 
     @cached_property
     def tensors(self) -> Mapping[str, StoredTensor]:

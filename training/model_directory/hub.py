@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from training.errors import TrainingError
 
@@ -46,7 +45,7 @@ def public_name(directory: Path) -> str:
     return directory.resolve().name
 
 
-def _snapshot_download(name: str, **patterns: Any) -> str:
+def _snapshot_download(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
     from huggingface_hub import snapshot_download
 
-    return str(snapshot_download(name, **patterns))
+    return snapshot_download(name, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)

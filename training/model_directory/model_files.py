@@ -1,12 +1,12 @@
 """The files of a merged model beside its weights: config, tokenizer, chat template."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
 from training.errors import TrainingError
-from training.files import read_json, write_json
+from training.files import JsonObject, read_json, write_json
 from training.model_directory.directory import ModelDirectory
 from training.model_directory.tokenizer_files import finish_tokenizer
 
@@ -22,7 +22,7 @@ def copy_model_files(
     base: ModelDirectory,
     adapters: Sequence[Path],
     output: Path,
-    changes: Mapping[str, Any],
+    changes: JsonObject,
     rows: int | None,
     chat: str | None = None,
 ) -> list[str]:
@@ -53,7 +53,7 @@ def copy_model_files(
     return [*notes, f"{source} has no tokenizer: serving needs tokenizer.json in the model"]
 
 
-def _changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _changed(config: JsonObject, changes: JsonObject) -> dict[str, Any]:
     changes = dict(changes)
     if dtype := changes.pop("dtype", None):
         present = [key for key in ("torch_dtype", "dtype") if key in config]

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from hashlib import file_digest, sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from training.files import write_json
+from training.files import JsonObject, write_json
 from training.model_directory.hub import public_name
 
 NAME = "provenance.json"
@@ -16,7 +16,7 @@ NAME = "provenance.json"
 class Source(Protocol):
     """An adapter of any kind."""
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, object]:
         """What is worth knowing of it, its sha256 among that."""
 
 
@@ -25,7 +25,7 @@ def write_provenance(
     base: Path,
     adapters: Sequence[Source],
     sums: Mapping[str, str],
-    details: Mapping[str, Any],
+    details: JsonObject,
 ) -> None:
     """Write names, settings, versions, the merge's own check (`details`) and `sums` by file.
 

@@ -2,11 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import AdaLoraConfig, LoraConfig, PrefixTuningConfig, get_peft_model
-from torch.nn import Linear
+from peft import (
+    AdaLoraConfig,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    get_peft_model,
+)
+from torch.nn import Linear, Module, Parameter
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from training.errors import TrainingError
 from training.train.chatglm_prefix import PrefixTunedModel
@@ -28,7 +35,9 @@ class ParameterCount:
         )
 
 
-def add_adapter(model: Any, config: TrainConfig, updates: int) -> Any:
+def add_adapter(
+    model: PreTrainedModel, config: TrainConfig, updates: int
+) -> PeftModel | PrefixTunedModel:
     """Wrap `model` as a peft model whose adapter, in fp32, is all that trains.
 
     Raises TrainingError when the targets name nothing in the model, or the settings do not fit
@@ -49,7 +58,7 @@ def add_adapter(model: Any, config: TrainConfig, updates: int) -> Any:
     return wrapped
 
 
-def _peft_config(model: Any, config: TrainConfig, updates: int) -> Any:
+def _peft_config(model: PreTrainedModel, config: TrainConfig, updates: int) -> PeftConfig:
     settings = config.lora or config.adalora or config.prefix
     if isinstance(settings, LoraSettings):
         return _lora(settings)
@@ -64,18 +73,18 @@ def _peft_config(model: Any, config: TrainConfig, updates: int) -> Any:
     return _prefix(settings, model.config.get_text_config())
 
 
-def _linear_names(model: Any) -> list[str]:
+def _linear_names(model: Module) -> list[str]:
     modules = model.named_modules()
     return sorted({name.rpartition(".")[2] for name, one in modules if isinstance(one, Linear)})
 
 
-def _lora(settings: LoraSettings) -> Any:
+def _lora(settings: LoraSettings) -> LoraConfig:
     return LoraConfig(
         r=settings.r, use_rslora=settings.rslora, use_dora=settings.dora, **_shared(settings)
     )
 
 
-def _adalora(settings: AdaLoraSettings, updates: int) -> Any:
+def _adalora(settings: AdaLoraSettings, updates: int) -> AdaLoraConfig:
     return AdaLoraConfig(
         init_r=settings.init_r,
         target_r=settings.target_r,
@@ -88,7 +97,7 @@ def _adalora(settings: AdaLoraSettings, updates: int) -> Any:
     )
 
 
-def _shared(settings: LoraSettings | AdaLoraSettings) -> dict[str, Any]:
+def _shared(settings: LoraSettings | AdaLoraSettings) -> dict[str, object]:
     return {
         "task_type": "CAUSAL_LM",
         "lora_alpha": settings.alpha,
@@ -98,7 +107,7 @@ def _shared(settings: LoraSettings | AdaLoraSettings) -> dict[str, Any]:
     }
 
 
-def _prefix(settings: PrefixSettings, base: Any) -> Any:
+def _prefix(settings: PrefixSettings, base: PreTrainedConfig) -> PrefixTuningConfig:
     # Spelt out: peft takes the head size for hidden_size / heads, which is not so for every model.
     heads = getattr(base, "num_key_value_heads", None) or base.num_attention_heads
     head_size = getattr(base, "head_dim", None) or base.hidden_size // base.num_attention_heads
@@ -114,24 +123,24 @@ def _prefix(settings: PrefixSettings, base: Any) -> Any:
     )
 
 
-def trainable(model: Any) -> "dict[str, torch.nn.Parameter]":
+def trainable(model: Module) -> dict[str, Parameter]:
     """The parameters that train, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def count_parameters(model: Any) -> ParameterCount:
+def count_parameters(model: Module) -> ParameterCount:
     """Trainable parameters, and those of the model that the adapter was put on."""
     mine = sum(p.numel() for p in trainable(model).values())
     total = sum(p.numel() for p in model.parameters())
     return ParameterCount(mine, total - mine)
 
 
-def write_adapter(model: Any, weights: "dict[str, torch.Tensor]", folder: Path) -> None:
+def write_adapter(model: PeftModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
     """Write config and weights as peft loads them; `weights` are the whole trainable tensors."""
     model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
 
 
-def orthogonality(model: Any) -> torch.Tensor:
+def orthogonality(model: Module) -> torch.Tensor:
     """AdaLoRA's regularisation: the mean of ‖P Pᵀ - I‖ over A and of ‖Pᵀ P - I‖ over B.
 
     Source: equation 5 of arXiv:2303.10512, as peft's AdaLoraModel.forward weighs it.

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from training.chatglm.prefix import Prefix
 from training.files import write_json
@@ -18,7 +19,7 @@ class PrefixTunedModel(nn.Module):
     peft's own would shift the text's positions by the prefix's length, which ChatGLM does not.
     """
 
-    def __init__(self, base: Any, settings: PrefixSettings) -> None:
+    def __init__(self, base: PreTrainedModel, settings: PrefixSettings) -> None:
         super().__init__()
         base.requires_grad_(False)
         config = base.config
@@ -32,7 +33,7 @@ class PrefixTunedModel(nn.Module):
         )
         self.base_model = base
 
-    def get_base_model(self) -> Any:
+    def get_base_model(self) -> PreTrainedModel:
         """The model inside, as peft names it."""
         return self.base_model
 
@@ -40,7 +41,7 @@ class PrefixTunedModel(nn.Module):
         """The model's own."""
         return self.base_model(*args, **kwargs)
 
-    def save_pretrained(self, folder: str, **_: Any) -> None:
+    def save_pretrained(self, folder: str, **_: object) -> None:
         """Write adapter_config.json and the prefix, folded: `prompt_embeddings` [P, 2·L·hidden]."""
         config, prefix = self.base_model.config, self.base_model.transformer.prefix
         with torch.no_grad():

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
+from torch.amp import GradScaler
+from torch.optim import Optimizer
 
 from training.files import write_aside
 from training.train.adapters import trainable, write_adapter
@@ -36,7 +39,12 @@ class Progress:
 
 
 def save(
-    folder: Path, model: Any, optimizer: Any, scaler: Any, progress: Progress, processes: Processes
+    folder: Path,
+    model: PeftModel,
+    optimizer: Optimizer,
+    scaler: GradScaler,
+    progress: Progress,
+    processes: Processes,
 ) -> None:
     """Write `folder`/checkpoint-UPDATE: an adapter that peft loads, and state.pt for resuming.
 
@@ -67,7 +75,7 @@ def newest(folder: Path) -> Path | None:
     return max(folder.glob("checkpoint-*"), key=_number, default=None)
 
 
-def load(checkpoint: Path, model: Any, optimizer: Any, scaler: Any) -> Progress:
+def load(checkpoint: Path, model: PeftModel, optimizer: Optimizer, scaler: GradScaler) -> Progress:
     """Put weights, optimiser and the ranks' history back as `save` found them."""
     state = _read(checkpoint)
     parameters = trainable(model)
@@ -82,7 +90,7 @@ def load(checkpoint: Path, model: Any, optimizer: Any, scaler: Any) -> Progress:
     return Progress(**state["progress"])
 
 
-def load_weights(checkpoint: Path, model: Any) -> None:
+def load_weights(checkpoint: Path, model: PeftModel) -> None:
     """Put the weights of `checkpoint` alone into `model`."""
     state = _read(checkpoint)
     _assign_weights(trainable(model), state["weights"])
@@ -118,7 +126,7 @@ def _read(checkpoint: Path) -> dict[str, Any]:
 
 
 def _assign_weights(
-    parameters: "dict[str, torch.nn.Parameter]", weights: "dict[str, torch.Tensor]"
+    parameters: dict[str, torch.nn.Parameter], weights: dict[str, torch.Tensor]
 ) -> None:
     for name, p in parameters.items():
         assign(p, weights[name])
@@ -130,7 +138,7 @@ def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return made
 
 
-def _ranks(model: Any) -> dict[str, Any] | None:
+def _ranks(model: PeftModel) -> dict[str, Any] | None:
     """AdaLoRA's averages of importance and the ranks it has left, None for other adapters."""
     allocator = getattr(model.base_model, "rankallocator", None)
     if allocator is None:
@@ -140,7 +148,7 @@ def _ranks(model: Any) -> dict[str, Any] | None:
     return {"pattern": pattern, **{name: getattr(allocator, name) for name in names}}
 
 
-def _restore_ranks(model: Any, ranks: dict[str, Any] | None) -> None:
+def _restore_ranks(model: PeftModel, ranks: dict[str, Any] | None) -> None:
     if ranks is None:
         return
     model.peft_config["default"].rank_pattern = ranks.pop("pattern")

@@ -1,10 +1,11 @@
 """One run, one YAML file: the settings of `training.train`, checked before any model loads."""
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from training.errors import TrainingError
 
@@ -80,7 +81,7 @@ class OptimSettings(_Section):
     )
 
     @model_validator(mode="after")
-    def _one_end(self) -> "OptimSettings":
+    def _one_end(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of 'steps' and 'epochs'")
         return self
@@ -117,13 +118,13 @@ class TrainConfig(_Section):
     optim: OptimSettings
 
     @model_validator(mode="after")
-    def _one_kind(self) -> "TrainConfig":
+    def _one_kind(self) -> Self:
         if sum(kind is not None for kind in (self.lora, self.adalora, self.prefix)) != 1:
             raise ValueError("give exactly one of the sections 'lora', 'adalora' and 'prefix'")
         return self
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "TrainConfig":
+    def _fits_together(self) -> Self:
         if (self.keep_best or self.patience) and not (self.eval_every and self.data.eval):
             raise ValueError("keep_best and patience need eval_every and data.eval")
         if self.prefix and self.data.batching == "packed":
@@ -131,7 +132,7 @@ class TrainConfig(_Section):
         return self
 
     @model_validator(mode="after")
-    def _can_be_shared_out(self) -> "TrainConfig":
+    def _can_be_shared_out(self) -> Self:
         if self.parallel == "fsdp" and not self.lora:
             raise ValueError("parallel=fsdp trains LoRA only: use parallel=ddp")
         if self.parallel == "fsdp" and self.precision == "fp16":
@@ -150,7 +151,7 @@ def load_config(path: Path, overrides: list[str]) -> TrainConfig:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise TrainingError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(tree, dict):
+    if not isinstance(root, yaml.MappingNode):
         raise TrainingError(f"{path}: expected a mapping of settings, see training/recipes")
     for override in overrides:
         _apply(tree, override)
@@ -180,7 +181,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     tree[leaf] = yaml.safe_load(value)
 
 
-def _describe(path: Path, root: Any, overrides: list[str], detail: Any) -> str:
+def _describe(path: Path, root: yaml.Node, overrides: list[str], detail: ErrorDetails) -> str:
     """One line for one pydantic error: where it stands, the key, what is wrong, the remedy."""
     keys = [str(part) for part in detail["loc"]]
     dotted = ".".join(keys)
@@ -193,7 +194,7 @@ def _describe(path: Path, root: Any, overrides: list[str], detail: Any) -> str:
     return f"{where}: {dotted}: {detail['msg']} (got {detail['input']!r})"
 
 
-def _line(node: Any, keys: list[str]) -> int:
+def _line(node: yaml.Node, keys: list[str]) -> int:
     """1-based line of the deepest part of `keys` that the YAML text has."""
     line = node.start_mark.line + 1
     for key in keys:

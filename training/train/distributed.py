@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed
+from peft import PeftModel
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 
 from training.dataset.collate import Batch
@@ -44,7 +45,7 @@ class Processes:
         if self.world > 1:
             torch.distributed.barrier()
 
-    def wrap(self, model: Any, parallel: str) -> Any:
+    def wrap(self, model: Module, parallel: str) -> Module:
         """`model` ready for many processes: gradients come out averaged over them."""
         if parallel == "fsdp":
             return shard(model)
@@ -72,7 +73,7 @@ def join() -> Iterator[Processes]:
         torch.distributed.destroy_process_group()
 
 
-def shard(model: Any) -> Any:
+def shard(model: PeftModel) -> Module:
     """Split every weight over the processes (FSDP2); a layer is whole only while it computes.
 
     Raises TrainingError when the model does not name its layers.
@@ -86,7 +87,8 @@ def shard(model: Any) -> Any:
         )
     for layer in layers:
         fully_shard(layer)
-    return fully_shard(model)
+    sharded: Module = fully_shard(model)
+    return sharded
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

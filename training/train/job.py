@@ -1,7 +1,6 @@
 """What a run is asked for, checked before torch is loaded: paths, settings, rows."""
 
 from pathlib import Path
-from typing import Any
 
 from training.dataset.rows import Row, read_rows
 from training.errors import TrainingError
@@ -36,7 +35,7 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
     return config.output
 
 
-def _refuse_conflicts(config: TrainConfig, record: Path, resumed: dict[str, Any] | None) -> None:
+def _refuse_conflicts(config: TrainConfig, record: Path, resumed: dict[str, object] | None) -> None:
     """Two runs are never mixed, and a finished adapter is never written over.
 
     `resumed` holds the settings of a run that is to go on.
@@ -53,7 +52,7 @@ def _refuse_conflicts(config: TrainConfig, record: Path, resumed: dict[str, Any]
         )
 
 
-def _check_same_run(record: Path, settings: dict[str, Any]) -> None:
+def _check_same_run(record: Path, settings: dict[str, object]) -> None:
     if not record.is_file():
         raise TrainingError(f"{record.parent}: nothing to resume; run once without --resume")
     changed = changes(record, settings)
@@ -64,7 +63,7 @@ def _check_same_run(record: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _is_finished(config: TrainConfig, settings: dict[str, Any]) -> bool:
+def _is_finished(config: TrainConfig, settings: dict[str, object]) -> bool:
     """Whether the output is there already, of a run with these settings."""
     record = config.output / "training.yaml"
     return record.is_file() and not changes(record, settings)

@@ -5,11 +5,10 @@ an update depend on the settings and its number alone, so a checkpoint holds no 
 random state, and any number of processes can go on from it.
 """
 
-import contextlib
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from random import Random
-from typing import Any
 
 import torch
 
@@ -74,15 +73,15 @@ def _update(run: Run, update: int) -> torch.Tensor:
             if config.adalora:
                 weight = config.adalora.orth_reg_weight / len(shares)
                 loss = loss + weight * orthogonality(run.model)
-            run.scaler.scale(loss).backward()
+            torch.autograd.backward(run.scaler.scale(loss))
     _step(run, update)
     return total
 
 
-def _exchange(model: Any, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+def _exchange(model: torch.nn.Module, *, last: bool) -> AbstractContextManager[object]:
     """Gradients are exchanged between the processes with the last micro-batch only."""
     no_sync = getattr(model, "no_sync", None)  # DistributedDataParallel's
-    return no_sync() if no_sync and not last else contextlib.nullcontext()
+    return no_sync() if no_sync and not last else nullcontext()
 
 
 def _step(run: Run, update: int) -> None:
@@ -97,7 +96,7 @@ def _step(run: Run, update: int) -> None:
     run.optimizer.zero_grad()
 
 
-def _log(run: Run, update: int, losses: "list[torch.Tensor]", seconds: float) -> None:
+def _log(run: Run, update: int, losses: list[torch.Tensor], seconds: float) -> None:
     mean = run.processes.sum(torch.stack(losses).mean()) / run.processes.world
     if not math.isfinite(mean):
         raise TrainingError(
@@ -106,7 +105,7 @@ def _log(run: Run, update: int, losses: "list[torch.Tensor]", seconds: float) ->
         )
     values = {
         "loss": mean,
-        "lr": run.scheduler.get_last_lr()[0],
+        "lr": float(run.scheduler.get_last_lr()[0]),
         "samples_per_s": len(losses) * run.config.optim.batch_size / seconds,
     }
     run.logbook.record(update, values)

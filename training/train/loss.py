@@ -4,9 +4,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from torch.nn import Module
 
 from training.dataset.batches import micro_batches
 from training.dataset.collate import IGNORED, Batch, Features
@@ -22,9 +22,9 @@ class AnswerLoss:
     largest matrix, then sees the answers' positions and not the prompts'.
     """
 
-    model: Any
+    model: Module
     keeps_logits: bool
-    autocast: Callable[[], AbstractContextManager[Any]]
+    autocast: Callable[[], AbstractContextManager[object]]
 
     def total(self, batch: Batch) -> torch.Tensor:
         """Sum of the cross-entropies, in nats, of every labelled token of `batch`; fp32."""
@@ -44,7 +44,7 @@ class AnswerLoss:
         )
 
 
-def keeps_logits(base: Any) -> bool:
+def keeps_logits(base: Module) -> bool:
     """Whether the model's forward takes `logits_to_keep`."""
     return "logits_to_keep" in inspect.signature(base.forward).parameters
 

@@ -1,7 +1,6 @@
 """training.yaml: the settings that a run began with, which decide whether it can go on."""
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -32,7 +31,7 @@ def recorded_precision(config: TrainConfig, record: Path) -> str:
     return config.precision
 
 
-def changes(record: Path, settings: dict[str, Any]) -> list[str]:
+def changes(record: Path, settings: dict[str, object]) -> list[str]:
     """What makes another adapter of `settings` than of those recorded.
 
     Raises TrainingError when the record is damaged.
@@ -40,14 +39,14 @@ def changes(record: Path, settings: dict[str, Any]) -> list[str]:
     return sorted(_differences(_read(record), settings) - RESUMABLE_CHANGES)
 
 
-def write_record(record: Path, settings: dict[str, Any]) -> None:
+def write_record(record: Path, settings: dict[str, object]) -> None:
     """Write `settings` to `record`, whole or not at all."""
     aside = record.with_name(f".{record.name}")  # a kill must not leave half of it
     aside.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8")
     aside.replace(record)
 
 
-def _read(record: Path) -> dict[str, Any]:
+def _read(record: Path) -> dict[str, object]:
     try:
         settings = yaml.safe_load(record.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -59,7 +58,7 @@ def _read(record: Path) -> dict[str, Any]:
     return settings
 
 
-def _differences(before: Any, after: Any, key: str = "") -> set[str]:
+def _differences(before: object, after: object, key: str = "") -> set[str]:
     """Dotted keys whose values differ."""
     if isinstance(before, dict) and isinstance(after, dict):
         names = before.keys() | after.keys()

@@ -4,10 +4,10 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.distributed import all_gather_object
+from transformers import PreTrainedTokenizerBase
 
 from training.dataset.collate import Features, features
 from training.dataset.rendering import encode_sample, load_tokenizer
@@ -30,7 +30,7 @@ from training.train.setup import Run, build_run
 def run_to_end(
     config: TrainConfig,
     rows: Mapping[str, list[Row]],
-    settings: dict[str, Any],
+    settings: dict[str, object],
     *,
     resume: bool,
 ) -> None:
@@ -89,7 +89,7 @@ def _tell_start(folder: Path, resume: bool) -> None:
         print(f"resuming from {checkpoint}" if checkpoint else "no checkpoint yet: starting anew")
 
 
-def _finish(run: Run, progress: Progress, tokenizer: Any, record: Path) -> None:
+def _finish(run: Run, progress: Progress, tokenizer: PreTrainedTokenizerBase, record: Path) -> None:
     """Write the output: the last weights, or with keep_best those of the lowest loss."""
     if run.config.keep_best and progress.best_update is not None:
         load_weights(run.folder / f"checkpoint-{progress.best_update}", run.model)
@@ -118,7 +118,7 @@ def _say(text: str) -> None:
 
 def _encode(
     config: TrainConfig, rows: Mapping[str, list[Row]]
-) -> tuple[Any, dict[str, list[Features]]]:
+) -> tuple[PreTrainedTokenizerBase, dict[str, list[Features]]]:
     """The tokenizer, and every split as a list of model inputs."""
     tokenizer = load_tokenizer(config.model, config.template)
     datasets = {}

@@ -1,14 +1,18 @@
 """All that a run works with: base and adapter, optimiser, data order, loss."""
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, get_scheduler
+from peft import PeftModel
+from torch.amp import GradScaler
+from torch.nn import Module
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import AutoModelForCausalLM, PreTrainedModel, get_scheduler
 
 import training.chatglm  # so that ChatGLM-6B is known
 from training.dataset.batches import SampleOrder, updates_of
@@ -30,11 +34,11 @@ class Run:
 
     config: TrainConfig
     folder: Path
-    model: Any
+    model: PeftModel
     loss: AnswerLoss
-    optimizer: Any
-    scheduler: Any
-    scaler: Any
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    scaler: GradScaler
     order: SampleOrder
     train: Sequence[Features]
     evaluation: Sequence[Features]
@@ -58,7 +62,7 @@ def build_run(
     torch.manual_seed(config.seed)  # the adapter's first weights
     model, wrapped = _model(config, order.updates, processes)
     optimizer = _optimizer(model, config.optim)
-    scaler = torch.amp.GradScaler(processes.device.type, enabled=config.precision == "fp16")
+    scaler = GradScaler(processes.device.type, enabled=config.precision == "fp16")
     checkpoint = checkpoints.newest(folder)
     progress = checkpoints.load(checkpoint, model, optimizer, scaler) if checkpoint else Progress()
     dtype = None if config.precision == "fp32" else _dtype(config)
@@ -96,7 +100,7 @@ def _order(config: TrainConfig, rows: Sequence[Features], processes: Processes) 
     )
 
 
-def _model(config: TrainConfig, updates: int, processes: Processes) -> tuple[Any, Any]:
+def _model(config: TrainConfig, updates: int, processes: Processes) -> tuple[PeftModel, Module]:
     """The peft model, and what to call for its forward pass."""
     if config.parallel == "fsdp" and processes.world == 1:
         raise TrainingError("parallel=fsdp needs several processes: start them with torchrun")
@@ -114,7 +118,7 @@ def _model(config: TrainConfig, updates: int, processes: Processes) -> tuple[Any
     return model, wrapped
 
 
-def _load_base(config: TrainConfig, processes: Processes) -> Any:
+def _load_base(config: TrainConfig, processes: Processes) -> PreTrainedModel:
     hush_transformers(shown=processes.first)
     if config.precision == "fp16" and processes.device.type == "cpu":
         raise TrainingError("precision=fp16 needs a GPU; use fp32 or bf16 on this machine")
@@ -129,31 +133,31 @@ def _load_base(config: TrainConfig, processes: Processes) -> Any:
     return base
 
 
-def _dtype(config: TrainConfig) -> Any:
+def _dtype(config: TrainConfig) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
 
 
 def _autocast(
-    processes: Processes, dtype: Any
-) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    processes: Processes, dtype: torch.dtype | None
+) -> Callable[[], AbstractContextManager[object]]:
     if dtype is None:
-        return contextlib.nullcontext
+        return nullcontext
     return partial(torch.autocast, processes.device.type, dtype)
 
 
-def _optimizer(model: Any, optim: OptimSettings) -> Any:
+def _optimizer(model: Module, optim: OptimSettings) -> AdamW:
     """AdamW in one kernel, which saves a tenth of a small model's update."""
     parameters = trainable(model).values()
-    return torch.optim.AdamW(parameters, optim.lr, weight_decay=optim.weight_decay, fused=True)
+    return AdamW(parameters, optim.lr, weight_decay=optim.weight_decay, fused=True)
 
 
-def _schedule(config: TrainConfig, optimizer: Any, updates: int, done: int) -> Any:
+def _schedule(config: TrainConfig, optimizer: Optimizer, updates: int, done: int) -> LambdaLR:
     """The learning rate over `updates`, set to the value that follows `done` of them."""
     optim = config.optim
     shape = get_scheduler(
         optim.schedule,
-        torch.optim.AdamW([torch.zeros(1)], lr=optim.lr),
+        AdamW([torch.zeros(1)], lr=optim.lr),
         num_warmup_steps=round(optim.warmup_ratio * updates),
         num_training_steps=updates,
     ).lr_lambdas[0]
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: shape(done + update))
+    return LambdaLR(optimizer, lambda update: shape(done + update))

@@ -24,10 +24,12 @@ BELOW_FP32 = np.int64((1 << 29) - 1)  # the bits of an fp64's fraction that an f
 def _compiled(function: Function) -> Function:
     # the two liberties a vectorised sum needs; NaN and Inf must survive, so no more of fastmath
     options = {"nogil": True, "fastmath": {"reassoc", "contract"}}
+    compiled: Function
     try:
-        return njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        compiled = njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache can be written: compile in every run
-        return njit(**options)(function)  # type: ignore[no-any-return]
+        compiled = njit(**options)(function)
+    return compiled
 
 
 @intrinsic

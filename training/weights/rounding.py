@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ class Tally:
     lost_squares: float = 0.0
     differs: bool = False
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: Self) -> None:
         """Take in what was counted elsewhere."""
         self.elements += other.elements
         self.change_squares += other.change_squares

@@ -18,6 +18,7 @@ from training.convert.chatglm.refusals import (
     refuse_quantised,
 )
 from training.errors import TrainingError
+from training.files import JsonObject
 from training.weights.directory import read_model
 from training.weights.safetensors_stream import StoredTensor
 
@@ -73,7 +74,7 @@ class Sizes:
         return {"q_proj": self.heads * self.head, "k_proj": shared, "v_proj": shared}
 
 
-def read_checkpoint(source: Path, config: Mapping[str, Any], kind: Kind) -> tuple[Sizes, Tensors]:
+def read_checkpoint(source: Path, config: JsonObject, kind: Kind) -> tuple[Sizes, Tensors]:
     """Return the sizes and the tensors by Glm's names; each lies where it lay, named as it was.
 
     Raises:
@@ -89,7 +90,7 @@ def read_checkpoint(source: Path, config: Mapping[str, Any], kind: Kind) -> tupl
     return sizes, dict(_renamed(found, sizes))
 
 
-def rope(path: Path, config: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+def rope(path: Path, config: JsonObject, kind: Kind) -> dict[str, Any]:
     """Return transformers' rope_parameters for the config that was read from `path`.
 
     rope_ratio has two meanings: ChatGLM2-6B-32K divides positions by it, ChatGLM3-6B-32K
@@ -109,7 +110,7 @@ def rope(path: Path, config: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     return shared | {"rope_type": "linear", "factor": float(ratio)}
 
 
-def _read_sizes(path: Path, config: Mapping[str, Any], kind: Kind) -> Sizes:
+def _read_sizes(path: Path, config: JsonObject, kind: Kind) -> Sizes:
     for key, (computed, default) in FIXED.items():
         if (told := config.get(key, default)) is not computed:
             raise TrainingError(
@@ -133,7 +134,7 @@ def _read_sizes(path: Path, config: Mapping[str, Any], kind: Kind) -> Sizes:
     )
 
 
-def _refuse_prefixes(path: Path, config: Mapping[str, Any], found: Tensors, kind: Kind) -> None:
+def _refuse_prefixes(path: Path, config: JsonObject, found: Tensors, kind: Kind) -> None:
     remedy = f"prefixes of {kind.name} cannot be taken over: convert {kind.hub} and train on that"
     refuse_prefix(found, remedy)
     if config.get("pre_seq_len"):

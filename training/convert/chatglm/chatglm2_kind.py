@@ -1,11 +1,10 @@
 """ChatGLM2 or ChatGLM3: one architecture under one model_type, told apart by what lies around."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from training.errors import TrainingError
+from training.files import JsonObject
 from training.model_directory.hub import public_name
 
 # Their config.json has these, ChatGLM-6B's has not.
@@ -38,12 +37,12 @@ CHATGLM3 = Kind(
 )
 
 
-def is_chatglm2(config: Mapping[str, Any]) -> bool:
+def is_chatglm2(config: JsonObject) -> bool:
     """Tell whether config.json is that of ChatGLM2 or 3, not of ChatGLM-6B."""
     return bool(config.keys() & KEYS)
 
 
-def tell_kind(source: Path, config: Mapping[str, Any], template: str | None) -> Kind:
+def tell_kind(source: Path, config: JsonObject, template: str | None) -> Kind:
     """Return which of the two lies in `source`; `template` decides where nothing else tells.
 
     config.json and tokenizer.model look the same. The tokenizer's files name ChatGLM3's roles, or
@@ -79,7 +78,7 @@ def _by_tokenizer(source: Path) -> Kind | None:
     return CHATGLM2 if code.exists() else None
 
 
-def _by_name(source: Path, config: Mapping[str, Any]) -> Kind | None:
+def _by_name(source: Path, config: JsonObject) -> Kind | None:
     for name in (str(config.get("_name_or_path", "")), public_name(source)):
         for kind in (CHATGLM2, CHATGLM3):
             if kind.name.lower() in name.lower():

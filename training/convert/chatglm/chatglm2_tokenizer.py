@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, processors
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from tokenizers import AddedToken, Tokenizer, processors
 
 from training.convert.chatglm.chatglm2_kind import Kind
 from training.errors import TrainingError
@@ -42,7 +43,7 @@ def chatglm2_tokenizer(source: Path, kind: Kind, context: int) -> Any:
     )
 
 
-def _read(model: Path, kind: Kind) -> Any:
+def _read(model: Path, kind: Kind) -> ModelProto:
     remedy = f"is it {kind.name}'s? Get {PIECES} of {kind.hub} again"
     try:
         proto = read_bpe(model)
@@ -52,7 +53,7 @@ def _read(model: Path, kind: Kind) -> Any:
     return proto
 
 
-def _check(model: Path, kind: Kind, proto: Any, remedy: str) -> None:
+def _check(model: Path, kind: Kind, proto: ModelProto, remedy: str) -> None:
     if not proto.normalizer_spec.add_dummy_prefix or proto.trainer_spec.treat_whitespace_as_suffix:
         raise TrainingError(f"{model}: expected a blank in front of texts: {remedy}")
     if {piece.type for piece in proto.pieces} & {4, 5}:
@@ -67,8 +68,8 @@ def _check_names(model: Path, kind: Kind, names: list[str], remedy: str) -> None
         raise TrainingError(f"{model} has {clashing[0]} as a piece: {remedy}")
 
 
-def _backend(proto: Any, kind: Kind) -> Any:
-    tokenizer = bpe_backend(proto)
+def _backend(proto: ModelProto, kind: Kind) -> Tokenizer:
+    tokenizer: Tokenizer = bpe_backend(proto)
     tokenizer.add_special_tokens(
         [AddedToken(token, normalized=False, special=True) for token in kind.special]
     )

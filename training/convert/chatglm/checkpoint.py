@@ -3,10 +3,9 @@
 Names and shapes are those of the original modeling_chatglm.py.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from training.convert.chatglm.refusals import (
     again,
@@ -16,7 +15,7 @@ from training.convert.chatglm.refusals import (
     refuse_quantised,
 )
 from training.errors import TrainingError
-from training.files import read_json
+from training.files import JsonObject, read_json
 from training.weights.directory import read_model
 from training.weights.safetensors_stream import StoredTensor
 from training.weights.torch_files import COMPUTED
@@ -45,7 +44,7 @@ class Sizes:
     """How many of the first rows belong to image tokens."""
 
 
-def _read_sizes(source: Path, config: Mapping[str, Any]) -> Sizes:
+def _read_sizes(source: Path, config: JsonObject) -> Sizes:
     path = source / "config.json"
     if (kind := config.get("model_type")) != "chatglm":
         raise TrainingError(
@@ -75,7 +74,7 @@ def _read_sizes(source: Path, config: Mapping[str, Any]) -> Sizes:
     )
 
 
-def _images(source: Path, config: Mapping[str, Any]) -> int:
+def _images(source: Path, config: JsonObject) -> int:
     path = source / "tokenizer_config.json"
     told = read_json(path).get("num_image_tokens") if path.exists() else None
     if config.get("vocab_size") == FIRST_VOCABULARY:  # the first files say it nowhere else
@@ -90,7 +89,7 @@ def _images(source: Path, config: Mapping[str, Any]) -> int:
     return told or 0
 
 
-def read_checkpoint(source: Path, config: Mapping[str, Any]) -> tuple[Sizes, Tensors]:
+def read_checkpoint(source: Path, config: JsonObject) -> tuple[Sizes, Tensors]:
     """Return the sizes and the text model's tensors by name, as a forward pass uses them.
 
     lm_head.weight is not there when the checkpoint ties it. Rows of image tokens and computed

@@ -1,6 +1,5 @@
 """THUDM/chatglm-6b as the hub has it (.bin or safetensors, remote code) to a model directory."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from training.convert.chatglm.tokenizer import (
 )
 from training.convert.output import Report, copied, report, write_weights
 from training.errors import TrainingError
-from training.files import read_json, write_aside, write_json
+from training.files import JsonObject, read_json, write_aside, write_json
 from training.model_directory.provenance import write_provenance
 from training.model_directory.templates import read_template
 from training.weights.safetensors_stream import TORCH_NAMES
@@ -83,7 +82,7 @@ def _kind(sizes: Sizes) -> tuple[str, list[str]]:
     return f"ChatGLM-6B with {told}", [f"the rows of {told} were left out"]
 
 
-def _config(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
+def _config(config: JsonObject, sizes: Sizes) -> dict[str, Any]:
     return {
         "architectures": ["ChatGLM6BForConditionalGeneration"],
         "model_type": "chatglm_6b",
@@ -97,9 +96,7 @@ def _config(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _token_ids(
-    source: Path, config: Mapping[str, Any], sizes: Sizes, pieces: list[str]
-) -> dict[str, int]:
+def _token_ids(source: Path, config: JsonObject, sizes: Sizes, pieces: list[str]) -> dict[str, int]:
     """The ids of the pieces, which config.json must give too, above those of image tokens."""
     rows = sizes.vocab - sizes.images
     if len(pieces) > rows:

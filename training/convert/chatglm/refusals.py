@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from training.errors import TrainingError
+from training.files import JsonObject
 from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor
 
 Tensors = Mapping[str, StoredTensor]
@@ -16,7 +16,7 @@ def again(hub: str) -> str:
 
 
 def read_size(
-    path: Path, config: Mapping[str, Any], key: str, hub: str, default: int | None = None
+    path: Path, config: JsonObject, key: str, hub: str, default: int | None = None
 ) -> int:
     """Return the whole number above 0 that the config read from `path` has under `key`.
 
@@ -29,7 +29,7 @@ def read_size(
     return value
 
 
-def refuse_quantised(source: Path, config: Mapping[str, Any], found: Tensors, hub: str) -> None:
+def refuse_quantised(source: Path, config: JsonObject, found: Tensors, hub: str) -> None:
     """Raise TrainingError when config or weights are of int4 or int8."""
     where = ""
     if config.get("quantization_bit") or config.get("quantization_config"):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import (
     AddedToken,
     Regex,
@@ -39,7 +40,7 @@ CUT = "\ufffe"
 AGAIN = "is it ChatGLM-6B's? Get ice_text.model of THUDM/chatglm-6b again"
 
 
-def read_pieces(model: Path) -> Any:
+def read_pieces(model: Path) -> ModelProto:
     """Return the ModelProto in the file `model`, completed as the first release's code did.
 
     Raises:
@@ -57,11 +58,11 @@ def read_pieces(model: Path) -> Any:
     return proto
 
 
-def _types(proto: Any) -> dict[str, int]:
+def _types(proto: ModelProto) -> dict[str, int]:
     return {piece.piece: piece.type for piece in proto.pieces}
 
 
-def _refuse_other_kinds(model: Path, proto: Any, kinds: list[int]) -> None:
+def _refuse_other_kinds(model: Path, proto: ModelProto, kinds: list[int]) -> None:
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     if trainer.model_type != trainer.UNIGRAM or not trainer.byte_fallback or kinds.count(6) != 256:
         raise TrainingError(f"{model}: expected a unigram model with byte fallback: {AGAIN}")
@@ -69,7 +70,7 @@ def _refuse_other_kinds(model: Path, proto: Any, kinds: list[int]) -> None:
         raise TrainingError(f"{model}: expected a blank in front, no unused pieces: {AGAIN}")
 
 
-def tokenizer_from_pieces(proto: Any, context: int) -> Any:
+def tokenizer_from_pieces(proto: ModelProto, context: int) -> Any:
     """Return the transformers tokenizer of `proto`, as read_pieces gives it.
 
     `add_special_tokens` appends [gMASK] <sop>; `context` is the model's longest sequence in
@@ -100,7 +101,7 @@ def _run(length: int) -> str:
     return f"<|blank_{length}|>"
 
 
-def _complete(proto: Any) -> None:
+def _complete(proto: ModelProto) -> None:
     """Append what the code beside the first release's ice_text.model added when it was loaded."""
     piece = proto.SentencePiece
     proto.trainer_spec.byte_fallback = True
@@ -112,7 +113,7 @@ def _complete(proto: Any) -> None:
         proto.pieces.add(piece=f"<0x{value:02X}>", score=0.0, type=piece.BYTE)
 
 
-def _backend(proto: Any, special: Sequence[str]) -> Any:
+def _backend(proto: ModelProto, special: Sequence[str]) -> Tokenizer:
     ids = {piece.piece: number for number, piece in enumerate(proto.pieces)}
     tokenizer = Tokenizer(models.Unigram(_vocabulary(proto), ids["<unk>"], byte_fallback=True))
     tokenizer.normalizer = _normalizer(proto, special)
@@ -129,7 +130,7 @@ def _backend(proto: Any, special: Sequence[str]) -> Any:
     return tokenizer
 
 
-def _vocabulary(proto: Any) -> list[tuple[str, float]]:
+def _vocabulary(proto: ModelProto) -> list[tuple[str, float]]:
     """Pieces with scores, those of user-defined pieces as sentencepiece computes them.
 
     Those that never come from text (bytes, <s>) need one that changes nothing: the library
@@ -138,7 +139,7 @@ def _vocabulary(proto: Any) -> list[tuple[str, float]]:
     normal = [piece.score for piece in proto.pieces if piece.type == piece.NORMAL]
     lowest, highest = min(normal), max(normal)
 
-    def score(piece: Any) -> float:
+    def score(piece: ModelProto.SentencePiece) -> float:
         if piece.type == piece.NORMAL:
             return float(piece.score)
         defined = piece.type == piece.USER_DEFINED
@@ -147,7 +148,7 @@ def _vocabulary(proto: Any) -> list[tuple[str, float]]:
     return [(piece.piece, score(piece)) for piece in proto.pieces]
 
 
-def _normalizer(proto: Any, special: Sequence[str]) -> Any:
+def _normalizer(proto: ModelProto, special: Sequence[str]) -> normalizers.Normalizer:
     """The original's replacements, then sentencepiece's own normalisation.
 
     No blank is put before a text that is one token: added tokens pass through here too, and an
@@ -177,7 +178,7 @@ def _normalizer(proto: Any, special: Sequence[str]) -> Any:
     return normalizers.Sequence([*steps, *_cuts(special), replace(" ", BLANK)])
 
 
-def _cuts(special: Sequence[str]) -> list[Any]:
+def _cuts(special: Sequence[str]) -> list[normalizers.Normalizer]:
     """Cut names of bytes, and of special tokens that normalisation made; then undo the marks.
 
     The library would take "<0xE5>" in a text for that byte and "＜sop＞" for the token: neither
@@ -194,7 +195,7 @@ def _rests(tokens: Iterable[str]) -> str:
     return "|".join(re.escape(token[1:]) for token in tokens)
 
 
-def _decoder(proto: Any) -> Any:
+def _decoder(proto: ModelProto) -> decoders.Decoder:
     blanks = len(BLANKS) if proto.normalizer_spec.remove_extra_whitespaces else 1
     return decoders.Sequence(
         [

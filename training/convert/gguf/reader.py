@@ -2,17 +2,22 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, GgufConfig, modeling_gguf_pytorch_utils
+from transformers import (
+    AutoModelForCausalLM,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
+)
 
 from training.convert.gguf.tokenizer import read_tokenizer
 from training.progress import hush_transformers
 
 
-def read_gguf(place: Path, dtype: str) -> tuple[Any, Any]:
+def read_gguf(place: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return transformers' model, in `dtype` (float16 …), and its tokenizer.
 
     Raises whatever transformers' and gguf's readers raise for a file that they cannot read.

@@ -5,21 +5,22 @@ blank before every text even where the file says not to, and no BOS; so that kin
 sentencepiece model that it was.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gguf import GGUFReader
-from sentencepiece import sentencepiece_model_pb2
+from gguf import GGUFReader, ReaderField
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import AddedToken
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from training.model_directory.tokenizer import tokenizer_from_sentencepiece
 
 FIELD = "tokenizer.ggml."
 
 
-def read_tokenizer(source: Path, context: int) -> Any:
+def read_tokenizer(source: Path, context: int) -> PreTrainedTokenizerBase:
     """Return the transformers tokenizer of `source`, chat template included.
 
     `context` is the model's longest sequence in tokens.
@@ -35,7 +36,7 @@ def read_tokenizer(source: Path, context: int) -> Any:
     return tokenizer
 
 
-def _sentencepiece(fields: Any, context: int) -> Any:
+def _sentencepiece(fields: Mapping[str, ReaderField], context: int) -> PreTrainedTokenizerBase:
     def value(name: str, default: Any = None) -> Any:
         return fields[name].contents() if name in fields else default
 
@@ -60,9 +61,9 @@ def _sentencepiece(fields: Any, context: int) -> Any:
     return tokenizer
 
 
-def _proto(tokens: list[str], scores: list[float], kinds: list[int]) -> Any:
+def _proto(tokens: list[str], scores: list[float], kinds: list[int]) -> ModelProto:
     """LLaMA's sentencepiece model with these pieces; GGUF numbers their kinds as it does."""
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = ModelProto()
     proto.trainer_spec.model_type = proto.trainer_spec.BPE
     proto.trainer_spec.byte_fallback = True
     proto.normalizer_spec.remove_extra_whitespaces = False

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from training.errors import TrainingError
-from training.files import read_json
+from training.files import JsonObject, read_json
 
 REQUIRED = {"dim", "n_layers", "n_heads", "multiple_of", "norm_eps"}
 OPTIONAL = {"n_kv_heads", "vocab_size", "ffn_dim_multiplier", "rope_theta"}
@@ -72,14 +71,14 @@ def read_params(path: Path) -> Params:
     return params
 
 
-def _positive(given: dict[str, Any], key: str, path: Path) -> int:
+def _positive(given: JsonObject, key: str, path: Path) -> int:
     value = given[key]
     if not isinstance(value, int) or value < 1:
         raise TrainingError(f"{path}: {key} is {value!r}, expected a whole number of 1 or more")
     return value
 
 
-def _inner(given: dict[str, Any], path: Path) -> int:
+def _inner(given: JsonObject, path: Path) -> int:
     """Width of the feed-forward layers: 8/3 dim, scaled, rounded up (the release's rule)."""
     width = int(8 * _positive(given, "dim", path) / 3)
     if given.get("ffn_dim_multiplier") is not None:
