@@ -6,6 +6,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import file_digest
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -57,9 +58,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_optional_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`, an empty one when there is no such file."""
+    return read_json(path) if path.exists() else {}
+
+
 def write_json(path: Path, value: JsonObject) -> None:
     """Write `value` to `path`, indented, Chinese characters as they are."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file, as sha256sum prints it."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_existing(target: Path) -> None:

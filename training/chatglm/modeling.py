@@ -118,6 +118,7 @@ class ChatGLM6BPreTrainedModel(PreTrainedModel):
 
     config_class = ChatGLM6BConfig
     base_model_prefix = "transformer"
+    _input_embed_layer = "word_embeddings"
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["ChatGLM6BLayer"]
     _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
@@ -136,14 +137,6 @@ class ChatGLM6BModel(ChatGLM6BPreTrainedModel):
         self.prefix: Prefix | None = None
         self.gradient_checkpointing = False
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The module that turns ids into vectors."""
-        return self.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Put another in its place."""
-        self.word_embeddings = value
 
     def positions(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
@@ -171,14 +164,20 @@ class ChatGLM6BModel(ChatGLM6BPreTrainedModel):
         if position_ids is None:
             position_ids = self.positions(input_ids, attention_mask)
         angles = rotary(position_ids, self.config.head_dim, self.dtype)
-        prefix = self.prefix() if self.prefix is not None and not past else None
+        prefixes = self._prefixes(past)
         mask = self._mask(input_ids, attention_mask, past)
         hidden = self.word_embeddings(input_ids)
-        for number, layer in enumerate(self.layers):
-            first = None if prefix is None else prefix[2 * number : 2 * number + 2]
-            hidden = layer(hidden, angles, mask, past_key_values, first)
+        for layer, prefix in zip(self.layers, prefixes, strict=True):
+            hidden = layer(hidden, angles, mask, past_key_values, prefix)
         hidden = self.final_layernorm(hidden)
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past_key_values)
+
+    def _prefixes(self, past: int) -> list[torch.Tensor | None]:
+        """Each layer's part of the prefix, which goes before the first token only."""
+        if self.prefix is None or past:
+            return [None] * len(self.layers)
+        prefix = self.prefix()
+        return [prefix[2 * number : 2 * number + 2] for number in range(len(self.layers))]
 
     def _mask(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, past: int
@@ -209,14 +208,6 @@ class ChatGLM6BForConditionalGeneration(ChatGLM6BPreTrainedModel, GenerationMixi
         self.transformer = ChatGLM6BModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def get_output_embeddings(self) -> nn.Linear:
-        """The module that turns states into logits."""
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Linear) -> None:
-        """Put another in its place."""
-        self.lm_head = value
 
     def prepare_inputs_for_generation(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         """What `forward` takes at the next step; positions come from the whole rows."""

@@ -7,7 +7,8 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -93,6 +94,8 @@ example:
 `make smollm2` runs this on a small real model.
 """
 
+AddParser = Callable[..., argparse.ArgumentParser]
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 after printing what is wrong."""
@@ -148,20 +151,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sources = parser.add_subparsers(title="sources", metavar="SOURCE", required=True)
-    _add_llama(sources)
-    _add_hf(sources)
-    _add_chatglm(sources)
-    _add_gguf(sources)
+    add = partial(sources.add_parser, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _add_llama(add)
+    _add_hf(add)
+    _add_chatglm(add)
+    _add_gguf(add)
     return parser.parse_args(argv)
 
 
-def _add_llama(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = sources.add_parser(
+def _add_llama(add: AddParser) -> None:
+    parser = add(
         "llama",
         help="LLaMA's original release: consolidated.NN.pth, params.json",
         description=LLAMA,
         epilog=LLAMA_END,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_places(parser, "DIR", "directory with consolidated.NN.pth and params.json")
     parser.add_argument(
@@ -178,13 +181,12 @@ def _add_llama(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.set_defaults(run=_llama)
 
 
-def _add_hf(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = sources.add_parser(
+def _add_hf(add: AddParser) -> None:
+    parser = add(
         "hf",
         help="a Hugging Face directory: pytorch_model*.bin or safetensors",
         description=HF,
         epilog=HF_END,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_places(parser, "DIR", "directory with config.json and weights")
     _add_format(parser, None)
@@ -192,13 +194,12 @@ def _add_hf(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.set_defaults(run=_hf)
 
 
-def _add_chatglm(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = sources.add_parser(
+def _add_chatglm(add: AddParser) -> None:
+    parser = add(
         "chatglm",
         help="ChatGLM-6B, ChatGLM2-6B or ChatGLM3-6B as the hub has them",
         description=CHATGLM,
         epilog=CHATGLM_END,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_places(parser, "DIR", "directory with config.json, weights and the tokenizer's .model")
     _add_format(parser, None, "chatglm, chatglm2 or chatglm3, as the model is")
@@ -206,13 +207,12 @@ def _add_chatglm(sources: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.set_defaults(run=_chatglm)
 
 
-def _add_gguf(sources: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = sources.add_parser(
+def _add_gguf(add: AddParser) -> None:
+    parser = add(
         "gguf",
         help="llama.cpp's format: one .gguf file",
         description=GGUF,
         epilog=GGUF_END,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_places(parser, "FILE", "the .gguf file")
     _add_format(parser, None)
@@ -232,14 +232,14 @@ def _add_places(parser: argparse.ArgumentParser, metavar: str, text: str) -> Non
 
 
 def _add_format(
-    parser: argparse.ArgumentParser, template: str | None, told: str | None = None
+    parser: argparse.ArgumentParser, template: str | None, default: str | None = None
 ) -> None:
     parser.add_argument(
         "--template",
         default=template,
         metavar="NAME",
         help="chat template: a name in training/templates or a .jinja file (default:"
-        f" {told or template or 'the one that comes with the model'})",
+        f" {default or template or 'the one that comes with the model'})",
     )
     parser.add_argument(
         "--max-shard-size",
@@ -250,12 +250,12 @@ def _add_format(
     )
 
 
-def _add_dtype(parser: argparse.ArgumentParser, default: str | None, told: str) -> None:
+def _add_dtype(parser: argparse.ArgumentParser, default: str | None, described: str) -> None:
     parser.add_argument(
         "--dtype",
         choices=["bfloat16", "float16", "float32"],
         default=default,
-        help=f"dtype of the output's weights (default: {told})",
+        help=f"dtype of the output's weights (default: {described})",
     )
 
 

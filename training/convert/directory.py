@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from training.convert.output import Report, copied, report, write_weights
+from training.convert.output import Report, report, write_copies
 from training.errors import TrainingError
 from training.files import JsonObject, write_aside
 from training.merge.composition import EMBEDDINGS, HEADS, same_values
@@ -11,8 +11,7 @@ from training.model_directory.directory import read_model_directory
 from training.model_directory.model_files import copy_model_files
 from training.model_directory.provenance import write_provenance
 from training.model_directory.templates import read_template
-from training.weights.safetensors_stream import TORCH_NAMES, StoredTensor
-from training.weights.shards import plan_shards
+from training.weights.safetensors_stream import StoredTensor
 
 Tensors = dict[str, StoredTensor]
 
@@ -36,10 +35,8 @@ def convert_directory(
     model = read_model_directory(source)
     tensors = dict(model.tensors)
     notes = _drop_tied_head(model.config, tensors)
-    code = {name: code for code, name in TORCH_NAMES.items()}.get(dtype or "")
     with write_aside(output) as aside:
-        shards = plan_shards(tensors.values(), aside, max_shard_size, code)
-        sums = write_weights(shards, lambda to: copied(tensors[to.name], to.dtype))
+        shards, sums = write_copies(tensors, aside, max_shard_size, dtype)
         notes += copy_model_files(model, [], aside, {"dtype": dtype}, _rows(tensors), chat)
         details = {"converted_from": "Hugging Face directory", "dtype": dtype or "as in the source"}
         write_provenance(aside, source, (), sums, details)

@@ -1,13 +1,23 @@
 """A converted model's weights: written shard by shard with a progress bar, then checked."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from math import prod
+from pathlib import Path
 
 from training.progress import Meter
 from training.weights.rounding import CHUNK_ELEMENTS, copy_chunk
 from training.weights.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor
-from training.weights.shards import Shard, check_shards, write_index, write_shard
+from training.weights.shards import (
+    Shard,
+    check_shards,
+    plan_shards,
+    total_size,
+    write_index,
+    write_shard,
+)
+from training.weights.torch_files import CODES
 
 Chunks = Callable[[StoredTensor], Iterable[Bytes]]
 """Gives the bytes of a planned tensor, in order, a few megabytes at a time."""
@@ -23,6 +33,19 @@ class Report:
     notes: list[str]
 
 
+def write_copies(
+    tensors: Mapping[str, StoredTensor], directory: Path, limit: int, dtype: str | None
+) -> tuple[list[Shard], dict[str, str]]:
+    """Write the values of `tensors` under their keys, in files of at most `limit` bytes.
+
+    `dtype` is float16, bfloat16 or float32, None keeps each tensor's own. Returns what is in which
+    file, and each file's sha256 by name. Raises TrainingError as write_weights and copied do.
+    """
+    named = [replace(tensor, name=name) for name, tensor in tensors.items()]
+    shards = plan_shards(named, directory, limit, CODES.get(dtype))
+    return shards, write_weights(shards, lambda to: copied(tensors[to.name], to.dtype))
+
+
 def write_weights(shards: Sequence[Shard], chunks: Chunks) -> dict[str, str]:
     """Write the planned `shards` and their index; return the sha256 of each file by name.
 
@@ -30,8 +53,7 @@ def write_weights(shards: Sequence[Shard], chunks: Chunks) -> dict[str, str]:
         TrainingError: the chunks do not make up the plan, or the disk holds something else.
     """
     sums = {}
-    total = sum(tensor.size for shard in shards for tensor in shard)
-    with Meter("convert", total, "B") as progress:
+    with Meter("convert", total_size(shards), "B") as progress:
         for shard in shards:
             counted = _counted(shard, chunks, progress.update)
             sums[shard[0].path.name] = write_shard(shard, counted)
@@ -60,5 +82,4 @@ def _counted(shard: Shard, chunks: Chunks, progress: Callable[[int], object]) ->
 
 def report(shards: Sequence[Shard], notes: list[str]) -> Report:
     """Return the counts of what `shards` hold."""
-    tensors = [tensor for shard in shards for tensor in shard]
-    return Report(len(tensors), sum(tensor.size for tensor in tensors), len(shards), notes)
+    return Report(len([*chain(*shards)]), total_size(shards), len(shards), notes)

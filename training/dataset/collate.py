@@ -43,8 +43,6 @@ def pack(rows: Sequence[Features]) -> Batch:
     transformers keeps the samples apart where positions start again at 0, but only without an
     attention mask (one of all ones lets them see each other) and with use_cache=False.
     """
-    return {
-        "input_ids": torch.tensor([[i for row in rows for i in row["input_ids"]]]),
-        "labels": torch.tensor([[i for row in rows for i in row["labels"]]]),
-        "position_ids": torch.tensor([[i for row in rows for i in range(len(row["labels"]))]]),
-    }
+    placed = [{**row, "position_ids": [*range(len(row["labels"]))]} for row in rows]
+    names = ("input_ids", "labels", "position_ids")
+    return {name: torch.tensor([[i for row in placed for i in row[name]]]) for name in names}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, cycle
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -94,10 +95,9 @@ def _render(
     tokenizer: Tokenizer, prompt: str, history: History, response: str | None = None
 ) -> str:
     """The conversation as text; without a response, up to where the answer begins."""
-    rounds = [*history, (prompt, response)]
-    texts = [text for one in rounds for text in one if text is not None]
-    roles = ("user", "assistant")
-    turns = [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
+    texts = [*chain(*history), prompt, *([] if response is None else [response])]
+    roles = cycle(("user", "assistant"))
+    turns = [{"role": next(roles), "content": text} for text in texts]
     text: str = tokenizer.apply_chat_template(
         turns, tokenize=False, add_generation_prompt=response is None
     )
@@ -126,7 +126,7 @@ def _cut_middle(text: str, room: int, encode: Callable[[str], list[int]]) -> lis
 
 
 def _refuse_control_tokens(tokenizer: Tokenizer, row: Row) -> None:
-    texts = [row.prompt, row.response, *(text for one in row.history for text in one)]
+    texts = [row.prompt, row.response, *chain(*row.history)]
     for token in tokenizer.all_special_tokens:
         if any(token in text for text in texts):
             raise TrainingError(

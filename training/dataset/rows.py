@@ -4,7 +4,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from training.errors import TrainingError
+
+Rounds = tuple[tuple[str, str], ...]
+ROUNDS: TypeAdapter[Rounds] = TypeAdapter(Rounds)
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,7 @@ class Row:
     response: str
     where: str
     """`file:line`, for messages."""
-    history: tuple[tuple[str, str], ...] = ()
+    history: Rounds = ()
     """Earlier rounds of the conversation, oldest first: question and answer."""
 
 
@@ -53,16 +58,13 @@ def _row(line: str, where: str, columns: tuple[str, str, str | None]) -> Row:
     return Row(_text(fields, prompt, where), _text(fields, response, where), where, rounds)
 
 
-def _rounds(value: object, column: str, where: str) -> tuple[tuple[str, str], ...]:
-    rounds = value or []
-    if not isinstance(rounds, list) or not all(
-        isinstance(one, list) and len(one) == 2 and all(isinstance(text, str) for text in one)
-        for one in rounds
-    ):
+def _rounds(value: object, column: str, where: str) -> Rounds:
+    try:
+        return ROUNDS.validate_python(value or ())
+    except ValidationError as error:
         raise TrainingError(
             f"{where}: column {column!r} must be a list of [question, answer] pairs of text"
-        )
-    return tuple((question, answer) for question, answer in rounds)
+        ) from error
 
 
 def _text(fields: dict[str, object], column: str, where: str) -> str:

@@ -1,5 +1,6 @@
 """The demo: self-written data for all sixteen tasks, and a tiny LLaMA to fine-tune on it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from training.demo.base import Size, write_base
@@ -8,10 +9,11 @@ from training.files import write_aside
 from training.progress import hush_transformers
 
 ROWS = {"train": 200, "dev": 10, "test": 10}  # samples per task
+SIZE = Size()
 
 
 def build_demo(
-    output: Path, seed: int = 13, rows: dict[str, int] | None = None, size: Size | None = None
+    output: Path, seed: int = 13, rows: Mapping[str, int] = ROWS, size: Size = SIZE
 ) -> None:
     """Write `output`/data and `output`/base; a part that exists is complete, and kept.
 
@@ -24,9 +26,9 @@ def build_demo(
     data, base = output / "data", output / "base"
     if not data.exists():
         with write_aside(data) as folder:
-            write_splits(folder, rows or ROWS, seed)
+            write_splits(folder, rows, seed)
     if not base.exists():
         questions = [row["input"] for row in read_rows(data / "train.json")]
         with write_aside(base) as folder:
             hush_transformers()
-            write_base(folder, questions, size or Size(), seed)
+            write_base(folder, questions, size, seed)

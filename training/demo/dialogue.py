@@ -1,5 +1,6 @@
 """Tasks about a short consultation between a patient and a doctor."""
 
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from training.demo.draft import Draft, listed, question
@@ -31,17 +32,13 @@ def finding_states(rng: Random) -> Draft:
     """CHIP-MDCFNPC: for each given finding, does the patient have it?"""
     labels = tuple(_FINDING)
     symptoms = rng.sample(rng.choice(DISEASES).symptoms, 2)
-    states = [rng.choice(labels) for _ in symptoms]
-    said = [
-        rng.choice(_FINDING[state]).format(s=s) for s, state in zip(symptoms, states, strict=True)
-    ]
-    lines = [f"{s}：{state}" for s, state in zip(symptoms, states, strict=True)]
+    said, lines = _in_states(rng, symptoms, _FINDING)
     asked = rng.choice(("判断临床发现的阴阳性。", "下列临床发现病人有没有？"))
     text = question(
         rng,
         asked,
         "医生：哪里不舒服？",
-        f"患者：{'，'.join(said)}。",
+        f"患者：{said}。",
         f"临床发现实体：{listed(symptoms)}",
         f"选项：{listed(labels)}",
     )
@@ -53,20 +50,25 @@ def symptom_states(rng: Random) -> Draft:
     """IMCS-V2-SR: which symptoms does the current sentence name, and are they present?"""
     labels = tuple(_SYMPTOM)
     before, *symptoms = rng.sample(rng.choice(DISEASES).symptoms, rng.choice((2, 3)))
-    states = [rng.choice(labels) for _ in symptoms]
-    said = [
-        rng.choice(_SYMPTOM[state]).format(s=s) for s, state in zip(symptoms, states, strict=True)
-    ]
-    lines = [f"{s}：{state}" for s, state in zip(symptoms, states, strict=True)]
+    said, lines = _in_states(rng, symptoms, _SYMPTOM)
     asked = rng.choice(("当前对话有哪些症状，阴阳性如何？", "找出当前对话的症状并判断阴阳性。"))
     text = question(
         rng,
-        f"对话历史：\n医生：{before}吗\n当前对话：\n患者：{'，'.join(said)}",
+        f"对话历史：\n医生：{before}吗\n当前对话：\n患者：{said}",
         asked,
         f"选项：{listed(labels)}",
     )
     answer = "\n".join(["当前对话中的症状及其阴阳性判断为：", *lines])
     return Draft(text, answer, list(labels))
+
+
+def _in_states(
+    rng: Random, symptoms: Sequence[str], phrases: Mapping[str, tuple[str, ...]]
+) -> tuple[str, list[str]]:
+    """What is said of symptoms in random states, and the answer's line on each."""
+    pairs = [(symptom, rng.choice(tuple(phrases))) for symptom in symptoms]
+    said = [rng.choice(phrases[state]).format(s=symptom) for symptom, state in pairs]
+    return listed(said), [f"{symptom}：{state}" for symptom, state in pairs]
 
 
 def report(rng: Random) -> Draft:

@@ -1,7 +1,7 @@
 """The benchmark's sixteen tasks and the splits drawn from them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ LABEL_TASKS = (
 )  # fmt: skip
 
 
-def write_splits(folder: Path, sizes: dict[str, int], seed: int) -> None:
+def write_splits(folder: Path, sizes: Mapping[str, int], seed: int) -> None:
     """Write train.json, dev.json, test.json and test_gold.json into `folder`.
 
     `sizes` gives samples per task by split name. Targets in test.json are empty, as in the
@@ -57,7 +57,7 @@ def write_splits(folder: Path, sizes: dict[str, int], seed: int) -> None:
     write_rows(folder / "test.json", [row | {"target": ""} for row in splits["test"]])
 
 
-def make_splits(sizes: dict[str, int], seed: int) -> dict[str, list[Row]]:
+def make_splits(sizes: Mapping[str, int], seed: int) -> dict[str, list[Row]]:
     """Draw the splits; no input occurs twice, in one split or in two."""
     splits: dict[str, list[Row]] = {name: [] for name in sizes}
     for task in TASKS:

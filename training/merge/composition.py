@@ -4,14 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.errors import TrainingError
 from training.merge.lora import Pair
 from training.merge.peft_adapter import Adapter
 from training.model_directory.directory import ModelDirectory
 from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor, as_floats, read_bytes
+from training.weights.shards import cast
 
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight")
 HEADS = ("lm_head.weight", "output_layer.weight")
@@ -47,13 +50,16 @@ class Composition:
     def planned(self) -> list[StoredTensor]:
         """Return the tensors to write: names, dtypes, shapes and sizes; their place is to come."""
         return [
-            replace(part.source, name=name, dtype=part.dtype, size=_size(part))
-            for name, part in self.parts.items()
+            replace(cast(part.source, part.dtype), name=name) for name, part in self.parts.items()
         ]
 
 
-def _changed(adapter: Adapter) -> Iterable[str]:
-    return (*adapter.whole, *adapter.pairs)
+class Ends(NamedTuple):
+    """Both ends of a model: the names of its embeddings and head; one is both where `tied`."""
+
+    embedding: str
+    head: str
+    tied: bool
 
 
 def compose(base: ModelDirectory, adapters: Sequence[Adapter]) -> Composition:
@@ -69,25 +75,39 @@ def compose(base: ModelDirectory, adapters: Sequence[Adapter]) -> Composition:
     """
     tensors = base.tensors
     result = Composition({name: Part(tensor, tensor.dtype) for name, tensor in tensors.items()})
-    embedding = _first(tensors, EMBEDDINGS)
-    head = _first([*tensors, *chain.from_iterable(map(_changed, adapters))], HEADS) or HEAD
-    tied = bool(base.config.get("tie_word_embeddings")) and embedding is not None
-    if tied and embedding:
-        result.parts[head] = result.parts[embedding]
+    ends = _find_ends(base, adapters)
+    if ends and ends.tied:
+        result.parts[ends.head] = result.parts[ends.embedding]
     start = dict(result.parts)
     for adapter in adapters:
-        if not _apply(adapter, start, result):
-            raise TrainingError(
-                f"{adapter.path} changes nothing: every B @ A is zero and every whole tensor is"
-                " the base's (was it trained before saving?)"
-            )
-    if embedding:
-        _finish_vocabulary(result, tensors[embedding], head, tied)
+        _apply(adapter, start, result)
+    if ends:
+        _finish_vocabulary(result, ends, tensors[ends.embedding].shape[0])
     return result
 
 
-def _apply(adapter: Adapter, start: Mapping[str, Part], result: Composition) -> bool:
-    """Add one adapter to `result`; return whether it changes anything."""
+def _find_ends(base: ModelDirectory, adapters: Sequence[Adapter]) -> Ends | None:
+    """None when the base has no embeddings by a known name."""
+    embedding = _first(base.tensors, EMBEDDINGS)
+    if embedding is None:
+        return None
+    changed = chain.from_iterable((*adapter.whole, *adapter.pairs) for adapter in adapters)
+    head = _first([*base.tensors, *changed], HEADS) or HEAD
+    return Ends(embedding, head, bool(base.config.get("tie_word_embeddings")))
+
+
+def _apply(adapter: Adapter, start: Mapping[str, Part], result: Composition) -> None:
+    """Add one adapter to `result`, which has the parts of `start` before the first."""
+    replaced = _replace_whole(adapter, start, result)
+    if not _add_pairs(adapter, result.parts) and not replaced:
+        raise TrainingError(
+            f"{adapter.path} changes nothing: every B @ A is zero and every whole tensor is"
+            " the base's (was it trained before saving?)"
+        )
+
+
+def _replace_whole(adapter: Adapter, start: Mapping[str, Part], result: Composition) -> bool:
+    """Put the adapter's whole tensors in place; return whether one is not the base's."""
     changed = False
     for name, tensor in adapter.whole.items():
         _check_whole(name, tensor, result.parts)
@@ -97,16 +117,21 @@ def _apply(adapter: Adapter, start: Mapping[str, Part], result: Composition) -> 
             result.notes.append(f"{name} is that of {adapter.path.name}, not of adapters before")
         result.parts[name] = Part(tensor, start[name].dtype, replaced=True)
         changed = True
+    return changed
+
+
+def _add_pairs(adapter: Adapter, parts: dict[str, Part]) -> bool:
+    """Add the adapter's low-rank changes to `parts`; return whether one is not zero."""
+    changed = False
     for name, pair in adapter.pairs.items():
-        part = result.parts.get(name)
-        if part is None:
+        if name not in parts:
             raise TrainingError(
                 f"{adapter.path}: the pair for {name} matches nothing in the base: is this the"
                 " adapter's base?"
             )
-        pair.check_fits(name, part.source)
+        pair.check_fits(name, parts[name].source)
         changed |= pair.changes()
-        result.parts[name] = replace(part, pairs=(*part.pairs, pair))
+        parts[name] = replace(parts[name], pairs=(*parts[name].pairs, pair))
     return changed
 
 
@@ -129,26 +154,31 @@ def _check_whole(name: str, tensor: StoredTensor, parts: Mapping[str, Part]) -> 
         )
 
 
-def _finish_vocabulary(result: Composition, embedding: StoredTensor, head: str, tied: bool) -> None:
-    """Drop a head that is still the embeddings, else untie it; check and note the rows."""
-    rows, words = result.parts[embedding.name], result.parts.get(head)
-    if tied and words and _alike(rows, words):
-        words = None
-        del result.parts[head]
-    if tied and words:
-        result.config["tie_word_embeddings"] = False
-        result.notes.append(
-            f"{head} is written as a tensor of its own and tie_word_embeddings set to false: an"
-            " adapter changed it and the embeddings in different ways"
-        )
-    result.rows = rows.source.shape[0]
-    if words and words.source.shape[0] != result.rows:
+def _finish_vocabulary(result: Composition, ends: Ends, rows_before: int) -> None:
+    """Settle what tied embeddings have become; check and note the rows."""
+    if ends.tied:
+        _drop_or_untie(result, ends)
+    rows = result.rows = result.parts[ends.embedding].source.shape[0]
+    words = result.parts.get(ends.head)
+    if words and words.source.shape[0] != rows:
         raise TrainingError(
-            f"{embedding.name} would have {result.rows} rows and {head} {words.source.shape[0]}:"
+            f"{ends.embedding} would have {rows} rows and {ends.head} {words.source.shape[0]}:"
             " an adapter with a new vocabulary must hold both (modules_to_save)"
         )
-    if result.rows != embedding.shape[0]:
-        result.config["vocab_size"] = result.rows
+    if rows != rows_before:
+        result.config["vocab_size"] = rows
+
+
+def _drop_or_untie(result: Composition, ends: Ends) -> None:
+    """Drop a head that is still the embeddings; else it becomes a tensor of its own."""
+    if _alike(result.parts[ends.embedding], result.parts[ends.head]):
+        del result.parts[ends.head]
+        return
+    result.config["tie_word_embeddings"] = False
+    result.notes.append(
+        f"{ends.head} is written as a tensor of its own and tie_word_embeddings set to false: an"
+        " adapter changed it and the embeddings in different ways"
+    )
 
 
 def _alike(one: Part, other: Part) -> bool:
@@ -163,24 +193,15 @@ def same_values(one: StoredTensor, other: StoredTensor) -> bool:
         return False
     if (one.path, one.start, one.dtype) == (other.path, other.start, other.dtype):
         return True  # they share a storage
-    for first in range(0, prod(one.shape), COMPARED_ELEMENTS):
-        last = first + COMPARED_ELEMENTS
-        ours, theirs = (
-            as_floats(read_bytes(tensor, first * size, last * size), tensor.dtype)
-            for tensor in (one, other)
-            for size in (FLOAT_SIZES[tensor.dtype],)
-        )
-        if not np.array_equal(ours, theirs):
-            return False
-    return True
+    firsts = range(0, prod(one.shape), COMPARED_ELEMENTS)
+    return all(np.array_equal(_values(one, first), _values(other, first)) for first in firsts)
+
+
+def _values(tensor: StoredTensor, first: int) -> NDArray[np.float32]:
+    size = FLOAT_SIZES[tensor.dtype]
+    data = read_bytes(tensor, first * size, (first + COMPARED_ELEMENTS) * size)
+    return as_floats(data, tensor.dtype)
 
 
 def _first(names: Iterable[str], endings: tuple[str, ...]) -> str | None:
     return next((name for name in names if name.endswith(endings)), None)
-
-
-def _size(part: Part) -> int:
-    source = part.source
-    if part.dtype not in FLOAT_SIZES:
-        return source.size
-    return prod(source.shape) * FLOAT_SIZES[part.dtype]

@@ -1,7 +1,9 @@
 """One merge: a base and adapters in, a checked model directory out."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from training.errors import TrainingError
@@ -22,8 +24,9 @@ from training.model_directory.directory import read_model_directory
 from training.model_directory.model_files import copy_model_files
 from training.model_directory.provenance import write_provenance
 from training.weights.rounding import Tally
-from training.weights.safetensors_stream import FLOAT_SIZES, TORCH_NAMES, StoredTensor
-from training.weights.shards import Shard, check_shards, plan_shards
+from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor
+from training.weights.shards import Shard, check_shards, plan_shards, total_size
+from training.weights.torch_files import CODES
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,13 @@ def merge(
     Raises:
         TrainingError: bad input, a result that is not finite, or a failed check; no output then.
     """
-    code = {name: code for code, name in TORCH_NAMES.items()}.get(dtype or "")
     with write_aside(output) as aside:
         source = read_model_directory(base)
         refuse_prefixed(source)
         prefix = _read_prefix(adapters, bool(prompts))
         loras = [] if prefix else _read_adapters(adapters)
         model = compose(source, loras)
-        shards = plan_shards(model.planned(), aside, max_shard_size, code)
+        shards = plan_shards(model.planned(), aside, max_shard_size, CODES.get(dtype))
         changes = {**model.config, "dtype": dtype}
         if prefix:
             changes |= config_changes(source, prefix)
@@ -126,20 +128,16 @@ def _read_adapters(paths: Sequence[Path]) -> list[Adapter]:
 
 
 def _report(shards: Sequence[Shard], written: Written, notes: list[str]) -> Report:
-    tensors = [tensor for shard in shards for tensor in shard]
-    size = sum(tensor.size for tensor in tensors)
-    changed = len(written.changed)
-    return Report(
-        len(tensors), changed, size, len(shards), _main_dtype(tensors), written.tally, notes
-    )
+    tensors = [*chain(*shards)]
+    size, dtype, changed = total_size(shards), _main_dtype(tensors), len(written.changed)
+    return Report(len(tensors), changed, size, len(shards), dtype, written.tally, notes)
 
 
 def _main_dtype(tensors: Sequence[StoredTensor]) -> str:
-    sizes = dict.fromkeys(FLOAT_SIZES, 0)
+    sizes: Counter[str] = Counter()
     for tensor in tensors:
-        if tensor.dtype in sizes:
-            sizes[tensor.dtype] += tensor.size
-    return max(sizes, key=lambda dtype: sizes[dtype])
+        sizes[tensor.dtype] += tensor.size
+    return max(FLOAT_SIZES, key=sizes.__getitem__)
 
 
 def _details(report: Report, dtype: str | None) -> dict[str, object]:

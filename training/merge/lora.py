@@ -64,13 +64,10 @@ class Pair:
         Raises:
             TrainingError: a value is NaN or Inf.
         """
-        values = [read_floats(part) for part in self._parts()]
-        for part, value in zip(self._parts(), values, strict=True):
-            if not np.isfinite(value).all():
-                raise TrainingError(f"{part.path}: {part.name} holds NaN or Inf: train it again")
-        alive = values[0].any(axis=1) & values[1].any(axis=0)
+        a, b, *others = (_finite(part) for part in self._parts())
+        alive = a.any(axis=1) & b.any(axis=0)
         if self.e is not None:
-            alive &= values[2].any(axis=1)
+            alive &= others[0].any(axis=1)
         return bool(alive.any()) or self.magnitude is not None
 
     def _parts(self) -> list[StoredTensor]:
@@ -96,6 +93,13 @@ def total_change(pairs: Sequence[Pair]) -> Change:
         return changes[0]
     left = np.concatenate([change.left for change in changes], axis=1)
     return Change(left, np.concatenate([change.right for change in changes]))
+
+
+def _finite(tensor: StoredTensor) -> NDArray[np.float32]:
+    values = read_floats(tensor)
+    if not np.isfinite(values).all():
+        raise TrainingError(f"{tensor.path}: {tensor.name} holds NaN or Inf: train it again")
+    return values
 
 
 def _doubles(tensor: StoredTensor) -> NDArray[np.float64]:

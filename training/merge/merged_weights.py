@@ -11,7 +11,7 @@ from training.progress import Meter
 from training.weights.pipeline import done_ahead
 from training.weights.rounding import CHUNK_ELEMENTS, Tally, copy_chunk, merge_chunk
 from training.weights.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor
-from training.weights.shards import Shard, write_index, write_shard
+from training.weights.shards import Shard, total_size, write_index, write_shard
 
 AHEAD = 4  # chunks computed while others are hashed and written; a second thread only contends
 
@@ -42,8 +42,7 @@ def write_weights(shards: Sequence[Shard], parts: Mapping[str, Part]) -> Written
     """
     written = Written()
     written.changed |= {name for name, part in parts.items() if part.replaced}
-    size = sum(tensor.size for shard in shards for tensor in shard)
-    with Meter("merge", size, "B") as progress:
+    with Meter("merge", total_size(shards), "B") as progress:
         for shard in shards:
             chunks = _take(done_ahead(_jobs(shard, parts), AHEAD), written, progress.update)
             written.sums[shard[0].path.name] = write_shard(shard, chunks)

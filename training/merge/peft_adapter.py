@@ -3,15 +3,14 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 
 from training.errors import TrainingError
-from training.files import JsonObject
+from training.files import JsonObject, sha256
 from training.merge.lora import Pair
 from training.merge.peft_settings import HONOURED, rank, read_settings, scale
 from training.model_directory.hub import public_name
-from training.weights.directory import read_file
+from training.weights.directory import find_file, read_file
 from training.weights.safetensors_stream import StoredTensor
 
 CONFIG = "adapter_config.json"
@@ -39,11 +38,9 @@ class Adapter:
     def provenance(self) -> dict[str, object]:
         """Return name, sha256 of the weights file and the settings that merging used."""
         settings = sorted((HONOURED | {"target_modules"}) & self.config.keys())
-        with self.weights.open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
         return {
             "name": public_name(self.path),
-            "sha256": digest,
+            "sha256": sha256(self.weights),
             "pairs": len(self.pairs),
             "whole": sorted(self.whole),
             **{key: self.config[key] for key in settings},
@@ -58,9 +55,7 @@ def read_adapter(directory: Path) -> Adapter:
             is not supported.
     """
     config = read_settings(directory / CONFIG)
-    weights = next((directory / n for n in WEIGHTS if (directory / n).exists()), None)
-    if weights is None:
-        raise TrainingError(f"cannot read {directory}: neither {' nor '.join(WEIGHTS)} is there")
+    weights = find_file(directory, WEIGHTS)
     parts, copies = _read_parts(weights)
     _refuse_unsaved(config, weights, copies)
     pairs = {f"{module}.weight": _pair(module, found, config) for module, found in parts.items()}
@@ -100,28 +95,25 @@ def _refuse_unsaved(config: JsonObject, weights: Path, copies: Iterable[str]) ->
 
 
 def _pair(module: str, found: Mapping[str, StoredTensor], config: JsonObject) -> Pair:
-    embedding = "embedding_A" in found or "embedding_B" in found
-    kind = "embedding_" if embedding else ""
-    halves = {half: found.get(f"{kind}{half}") for half in "AB"}
-    a, b = halves["A"], halves["B"]
-    some = next(iter(found.values()))
-    if a is None or b is None:
-        missing = "A" if a is None else "B"
-        has = ", ".join(f"lora_{part}" for part in sorted(found))
-        raise TrainingError(
-            f"{some.path}: {module} has {has} but no lora_{kind}{missing}: save the adapter again"
-        )
-    if embedding and "magnitude_vector" in found:
-        raise TrainingError(
-            f"{some.path}: {module}: DoRA on embeddings is not supported: train without it"
-        )
-    _check_kind(f"{some.path}: {module}", found, config)
+    kind = "embedding_" if found.keys() & {"embedding_A", "embedding_B"} else ""
+    where = f"{next(iter(found.values())).path}: {module}"
+    a, b = (_half(where, f"{kind}{half}", found) for half in "AB")
+    if kind and "magnitude_vector" in found:
+        raise TrainingError(f"{where}: DoRA on embeddings is not supported: train without it")
+    _check_kind(where, found, config)
     return Pair(
         *(a, b, rank(module, config), scale(module, config)),
-        embedding=embedding,
+        embedding=bool(kind),
         e=found.get("E"),
         magnitude=found.get("magnitude_vector"),
     )
+
+
+def _half(where: str, mark: str, found: Mapping[str, StoredTensor]) -> StoredTensor:
+    if mark not in found:
+        has = ", ".join(f"lora_{part}" for part in sorted(found))
+        raise TrainingError(f"{where} has {has} but no lora_{mark}: save the adapter again")
+    return found[mark]
 
 
 def _check_kind(where: str, found: Mapping[str, StoredTensor], config: JsonObject) -> None:

@@ -35,10 +35,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         TrainingError: a field is missing or malformed, or a setting is not supported.
     """
     config = read_json(path)
+    _check_kind(path, config.get("peft_type"))
     _check_supported(path, config)
-    for field in ("init_r" if _is_adalora(config) else "r", "lora_alpha"):
-        if config.get(field) is None:
-            raise TrainingError(f"{path} lacks {field}: is it an adapter saved by peft?")
     _check_numbers(path, config)
     return config
 
@@ -72,8 +70,7 @@ def _by_pattern(module: str, pattern: JsonObject | None, default: Any) -> Any:
     return default
 
 
-def _check_supported(path: Path, config: JsonObject) -> None:
-    kind = config.get("peft_type")
+def _check_kind(path: Path, kind: object) -> None:
     if kind is None:
         raise TrainingError(f"{path} lacks peft_type: is it an adapter saved by peft?")
     if kind in PROMPTS:
@@ -83,6 +80,9 @@ def _check_supported(path: Path, config: JsonObject) -> None:
         )
     if kind not in ("LORA", "ADALORA"):
         raise TrainingError(f"{path}: peft_type {kind} is not supported, only LORA and ADALORA")
+
+
+def _check_supported(path: Path, config: JsonObject) -> None:
     for field in sorted(config.keys() - HONOURED - HARMLESS):
         if config[field]:
             raise TrainingError(f"{path}: {field} is not supported by merging")
@@ -94,34 +94,46 @@ def _check_supported(path: Path, config: JsonObject) -> None:
 
 
 def _check_numbers(path: Path, config: JsonObject) -> None:
-    ranks, alphas = [config["init_r" if _is_adalora(config) else "r"]], [config["lora_alpha"]]
+    rank_field = "init_r" if _is_adalora(config) else "r"
+    for field, check in ((rank_field, _check_rank), ("lora_alpha", _check_alpha)):
+        if config.get(field) is None:
+            raise TrainingError(f"{path} lacks {field}: is it an adapter saved by peft?")
+        check(path, config[field])
     if _is_adalora(config):
         _check_adalora(path, config)
     else:
-        ranks += _numbers(path, "rank_pattern", config)
-        alphas += _numbers(path, "alpha_pattern", config)
-    for value in ranks:
-        if type(value) is not int or value < 1:
-            raise TrainingError(f"{path}: a rank must be a whole number above 0, not {value!r}")
-    for value in alphas:
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise TrainingError(f"{path}: lora_alpha must be a number, not {value!r}")
+        _check_patterns(path, config)
 
 
-def _numbers(path: Path, key: str, config: JsonObject) -> list[Any]:
-    pattern = config.get(key) or {}
-    if not isinstance(pattern, dict) or not all(map(_is_regex, pattern)):
-        raise TrainingError(f"{path}: {key} must map regular expressions to numbers")
-    return list(pattern.values())
+def _check_rank(path: Path, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise TrainingError(f"{path}: a rank must be a whole number above 0, not {value!r}")
+
+
+def _check_alpha(path: Path, value: Any) -> None:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise TrainingError(f"{path}: lora_alpha must be a number, not {value!r}")
+
+
+def _check_patterns(path: Path, config: JsonObject) -> None:
+    for key, check in (("rank_pattern", _check_rank), ("alpha_pattern", _check_alpha)):
+        pattern = config.get(key) or {}
+        if not isinstance(pattern, dict) or not all(map(_is_regex, pattern)):
+            raise TrainingError(f"{path}: {key} must map regular expressions to numbers")
+        for value in pattern.values():
+            check(path, value)
 
 
 def _check_adalora(path: Path, config: JsonObject) -> None:
     pattern = config.get("rank_pattern") or {}
-    kept = pattern.values() if isinstance(pattern, dict) else [None]
-    if not all(isinstance(row, list) and all(type(v) is bool for v in row) for row in kept):
+    if not isinstance(pattern, dict) or not all(map(_is_mask, pattern.values())):
         raise TrainingError(f"{path}: rank_pattern must map names to lists of true and false")
     if not config["lora_alpha"] > 0:
         raise TrainingError(f"{path}: lora_alpha must be above 0 for ADALORA")
+
+
+def _is_mask(value: object) -> bool:
+    return isinstance(value, list) and all(type(kept) is bool for kept in value)
 
 
 def _is_regex(text: str) -> bool:

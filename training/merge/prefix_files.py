@@ -7,7 +7,6 @@ layers.N.value [heads, P, head_dim], out of reach of what loads weights.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from training.errors import TrainingError
-from training.files import JsonObject, read_json
+from training.files import JsonObject, read_json, read_optional_json, sha256
+from training.merge.peft_adapter import CONFIG, WEIGHTS
 from training.model_directory.directory import ModelDirectory
 from training.model_directory.hub import public_name
-from training.weights.directory import TORCH_SINGLE, read_file
+from training.weights.directory import TORCH_SINGLE, find_file, read_file
 from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor, read_floats
 
 FILE = Path("prefix/prefix.safetensors")
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # peft's
 ORIGINAL = ("prefix_encoder.safetensors", TORCH_SINGLE)  # ChatGLM's
 ENCODER = "transformer.prefix_encoder."
 
@@ -44,8 +43,7 @@ class PrefixAdapter:
 
     def provenance(self) -> dict[str, object]:
         """Name, sha256 of the weights file, length."""
-        with self.weights.open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
+        digest = sha256(self.weights)
         return {"name": public_name(self.path), "sha256": digest, "prefix_tokens": self.tokens}
 
 
@@ -63,10 +61,9 @@ def refuse_prefixed(base: ModelDirectory) -> None:
 
 def is_prefix(directory: Path) -> bool:
     """Whether the adapter directory holds a prefix rather than a change of weights."""
-    adapter, model = directory / "adapter_config.json", directory / "config.json"
-    if adapter.exists():
-        return bool(read_json(adapter).get("peft_type") == "PREFIX_TUNING")
-    return model.exists() and bool(read_json(model).get("pre_seq_len"))
+    if (directory / CONFIG).exists():
+        return bool(read_json(directory / CONFIG).get("peft_type") == "PREFIX_TUNING")
+    return bool(read_optional_json(directory / "config.json").get("pre_seq_len"))
 
 
 def read_prefix(directory: Path) -> PrefixAdapter:
@@ -77,10 +74,7 @@ def read_prefix(directory: Path) -> PrefixAdapter:
     Raises:
         TrainingError: files or tensors are missing, or hold NaN or Inf.
     """
-    names = WEIGHTS if (directory / "adapter_config.json").exists() else ORIGINAL
-    weights = next((directory / name for name in names if (directory / name).exists()), None)
-    if weights is None:
-        raise TrainingError(f"cannot read {directory}: neither {' nor '.join(names)} is there")
+    weights = find_file(directory, WEIGHTS if (directory / CONFIG).exists() else ORIGINAL)
     tensors = read_file(weights)
     if "prompt_embeddings" in tensors:
         table = _floats(tensors["prompt_embeddings"])

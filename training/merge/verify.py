@@ -13,6 +13,7 @@ from training.errors import TrainingError
 from training.merge.composition import EMBEDDINGS, HEADS
 from training.merge.peft_adapter import Adapter
 from training.merge.verdict import UnfaithfulMergeError, Verdict
+from training.model_directory.model_files import has_tokenizer
 from training.progress import hush_transformers
 
 # Half a unit in the last place, as a share of the value: what rounding to nearest may move it by.
@@ -68,24 +69,24 @@ def _reference(base: Path, adapters: Sequence[Adapter]) -> PreTrainedModel:
             " verified: peft would merge into both at once: merge without --verify"
         )
     for number, adapter in enumerate(adapters, start=1):
-        size = _rows(adapter)
-        if size and size != model.get_input_embeddings().weight.shape[0]:
-            model.resize_token_embeddings(size, mean_resizing=False)
-        model = _add(model, adapter.path)
+        model = _add(model, adapter)
         if number < len(adapters):
             model = model.merge_and_unload()
     return model
 
 
-def _add(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+def _add(model: PreTrainedModel, adapter: Adapter) -> PeftModel:
     """Return `model` with the adapter active; peft must find every tensor that it expects."""
+    rows = _rows(adapter) or model.get_input_embeddings().weight.shape[0]
+    if rows != model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(rows, mean_resizing=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*missing adapter keys")
         try:
-            return PeftModel.from_pretrained(model, adapter).eval()
+            return PeftModel.from_pretrained(model, adapter.path).eval()
         except (KeyError, RuntimeError, TypeError, ValueError, UserWarning) as error:
             raise TrainingError(
-                f"{adapter} cannot be verified: this peft does not load it (an older one wrote"
+                f"{adapter.path} cannot be verified: this peft does not load it (an older one wrote"
                 f" it?): merge without --verify ({type(error).__name__}: {error})"
             ) from error
 
@@ -102,15 +103,21 @@ def _rows(adapter: Adapter) -> int | None:
 
 def _token_ids(directory: Path, prompts: Sequence[str]) -> list[torch.Tensor]:
     """Return one row of token ids a prompt; without a tokenizer, bytes stand in for them."""
-    if any((directory / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        ids = [tokenizer(text, return_tensors="pt").input_ids for text in prompts]
-    else:
-        size = AutoConfig.from_pretrained(directory).vocab_size
-        ids = [torch.tensor([[byte % size for byte in text.encode()]]) for text in prompts]
+    encode = _tokens if has_tokenizer(directory) else _bytes
+    ids = encode(directory, prompts)
     if not all(row.numel() for row in ids):
         raise TrainingError("an empty text verifies nothing: give --verify-prompt some words")
     return ids
+
+
+def _tokens(directory: Path, prompts: Sequence[str]) -> list[torch.Tensor]:
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    return [tokenizer(text, return_tensors="pt").input_ids for text in prompts]
+
+
+def _bytes(directory: Path, prompts: Sequence[str]) -> list[torch.Tensor]:
+    size = AutoConfig.from_pretrained(directory).vocab_size
+    return [torch.tensor([[byte % size for byte in text.encode()]]) for text in prompts]
 
 
 def _logits(model: PreTrainedModel, prompts: Sequence[torch.Tensor]) -> torch.Tensor:

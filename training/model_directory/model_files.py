@@ -1,6 +1,6 @@
 """The files of a merged model beside its weights: config, tokenizer, chat template."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -8,11 +8,11 @@ from typing import Any
 from training.errors import TrainingError
 from training.files import JsonObject, read_json, write_json
 from training.model_directory.directory import ModelDirectory
-from training.model_directory.tokenizer_files import finish_tokenizer
+from training.model_directory.tokenizer_files import TOKENIZER_CONFIG, finish_tokenizer
 
 # Data only: Python files beside a checkpoint are never copied.
 TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.json", TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json"),
     *("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja"),
 )
 VOCABULARIES = ("tokenizer.json", "tokenizer.model")  # either one makes a tokenizer
@@ -38,19 +38,24 @@ def copy_model_files(
             made from its tokenizer.model.
     """
     notes = _write_data(_changed(base.config, changes), output / "config.json")
-    if (base.path / "generation_config.json").exists():
-        copyfile(base.path / "generation_config.json", output / "generation_config.json")
-    source = ([path for path in adapters if _has_tokenizer(path)] or [base.path])[-1]
+    source = next(filter(has_tokenizer, reversed(adapters)), base.path)
+    _check_rows(source, rows)
+    _copy_files(base.path, ["generation_config.json"], output)
+    _copy_files(source, TOKENIZER_FILES, output)
+    if (output / TOKENIZER_CONFIG).exists():
+        notes += _write_data(read_json(output / TOKENIZER_CONFIG), output / TOKENIZER_CONFIG)
+    if has_tokenizer(output):
+        context = base.config.get("max_position_embeddings")
+        return notes + finish_tokenizer(output, chat, context)
+    return [*notes, f"{source} has no tokenizer: serving needs tokenizer.json in the model"]
+
+
+def _check_rows(source: Path, rows: int | None) -> None:
     if rows is not None and (needed := count_rows(source)) > rows:
         raise TrainingError(
             f"the tokenizer in {source} needs {needed} embedding rows, the merged model has"
             f" {rows}: add the adapter that holds the grown embeddings, or use its tokenizer"
         )
-    context = base.config.get("max_position_embeddings")
-    notes += _copy_tokenizer(source, output)
-    if _has_tokenizer(output):
-        return notes + finish_tokenizer(output, chat, context)
-    return [*notes, f"{source} has no tokenizer: serving needs tokenizer.json in the model"]
 
 
 def _changed(config: JsonObject, changes: JsonObject) -> dict[str, Any]:
@@ -61,18 +66,15 @@ def _changed(config: JsonObject, changes: JsonObject) -> dict[str, Any]:
     return {**config, **changes}
 
 
-def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).exists() for name in VOCABULARIES)
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a tokenizer can be loaded, or made, from what is there."""
+    return any((directory / name).exists() for name in VOCABULARIES)
 
 
-def _copy_tokenizer(source: Path, output: Path) -> list[str]:
-    notes = []
-    for name in TOKENIZER_FILES:
-        if name == "tokenizer_config.json" and (source / name).exists():
-            notes += _write_data(read_json(source / name), output / name)
-        elif (source / name).exists():
+def _copy_files(source: Path, names: Iterable[str], output: Path) -> None:
+    for name in names:
+        if (source / name).exists():
             copyfile(source / name, output / name)
-    return notes
 
 
 def _write_data(config: dict[str, Any], target: Path) -> list[str]:

@@ -1,13 +1,13 @@
 """provenance.json: what a model directory was merged from, and the sums that prove it."""
 
+import hashlib
 import platform
 from collections.abc import Mapping, Sequence
-from hashlib import file_digest, sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
-from training.files import JsonObject, write_json
+from training.files import JsonObject, sha256, write_json
 from training.model_directory.hub import public_name
 
 NAME = "provenance.json"
@@ -42,20 +42,17 @@ def write_provenance(
         "versions": _versions(),
         "files": dict(sums),
         "other_files": _other_sums(output, sums),
-        "sha256": sha256(listing.encode()).hexdigest(),
+        "sha256": hashlib.sha256(listing.encode()).hexdigest(),
     }
     write_json(output / NAME, provenance)
 
 
 def _other_sums(output: Path, weights: Mapping[str, str]) -> dict[str, str]:
     """The sha256 of what else is in `output`, by its path there."""
-    sums = {}
-    for path in sorted(path for path in output.rglob("*") if path.is_file()):
-        name = path.relative_to(output).as_posix()
-        if name not in weights:
-            with path.open("rb") as file:
-                sums[name] = file_digest(file, "sha256").hexdigest()
-    return sums
+    files = {path.relative_to(output).as_posix(): path for path in sorted(output.rglob("*"))}
+    return {
+        name: sha256(path) for name, path in files.items() if path.is_file() and name not in weights
+    }
 
 
 def _versions() -> dict[str, str]:

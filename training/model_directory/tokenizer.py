@@ -18,18 +18,27 @@ def tokenizer_from_sentencepiece(model: Path, max_length: int) -> Any:
         TrainingError: the file is not a BPE model with byte fallback and identity
             normalisation, which is what LLaMA's are.
     """
-    from transformers import PreTrainedTokenizerFast
-
     proto = read_bpe(model)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=_with_bos(proto),
+    return fast_tokenizer(
+        _with_bos(proto),
+        max_length,
         unk_token=proto.trainer_spec.unk_piece,
         bos_token=proto.trainer_spec.bos_piece,
         eos_token=proto.trainer_spec.eos_piece,
         pad_token=proto.trainer_spec.unk_piece,
-        padding_side="left",
+    )
+
+
+def fast_tokenizer(backend: Any, max_length: int, **tokens: str | list[str]) -> Any:
+    """Return the transformers tokenizer around a tokenizers.Tokenizer with these special tokens."""
+    from transformers import PreTrainedTokenizerFast  # late: seconds, for nothing if input is wrong
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
         model_max_length=max_length,
+        padding_side="left",
         clean_up_tokenization_spaces=False,
+        **tokens,
     )
 
 
@@ -110,15 +119,14 @@ def _with_bos(proto: Any) -> Any:
 
 def _merges(proto: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:
     """Every way to build a piece from two, best piece first: sentencepiece's order of merging."""
-    normal = [piece for piece in proto.pieces if piece.type == piece.NORMAL]
-    plain = {piece.piece for piece in normal}
-    best_first = sorted(normal, key=lambda piece: (-piece.score, vocab[piece.piece]))
-    return [
-        (text[:cut], text[cut:])
-        for text in (piece.piece for piece in best_first)
-        for cut in range(1, len(text))
-        if text[:cut] in plain and text[cut:] in plain
-    ]
+    normal = (piece for piece in proto.pieces if piece.type == piece.NORMAL)
+    order = {piece.piece: (-piece.score, vocab[piece.piece]) for piece in normal}
+    best_first = sorted(order, key=order.__getitem__)
+    return [pair for text in best_first for pair in _splits(text) if order.keys() >= {*pair}]
+
+
+def _splits(text: str) -> list[tuple[str, str]]:
+    return [(text[:cut], text[cut:]) for cut in range(1, len(text))]
 
 
 def _decoder(prefix: bool) -> Any:

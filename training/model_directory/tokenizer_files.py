@@ -1,15 +1,16 @@
 """A written model directory's tokenizer: tokenizer.json and a template, whatever there was."""
 
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from training.errors import TrainingError
-from training.files import read_json, write_json
+from training.files import JsonObject, read_optional_json, write_json
 from training.model_directory.tokenizer import tokenizer_from_sentencepiece
 
 TEMPLATE = "chat_template.jinja"
-CONFIG = "tokenizer_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 # What tokenizer.json and the new tokenizer_config.json say takes their place.
 OLD = ("tokenizer.model", "special_tokens_map.json", "added_tokens.json")
@@ -29,21 +30,26 @@ def finish_tokenizer(directory: Path, chat: str | None, context: int | None) -> 
     if not (directory / "tokenizer.json").exists() and (directory / "tokenizer.model").exists():
         _make_json(directory, context)
         notes.append("tokenizer.json was made from tokenizer.model")
-    config = _read(directory / CONFIG)
+    return notes + _set_template(directory, chat)
+
+
+def _set_template(directory: Path, chat: str | None) -> list[str]:
+    """Put `chat` in the place of any template; return notes when none is there."""
+    config = read_optional_json(directory / TOKENIZER_CONFIG)
     if chat is not None:
         (directory / TEMPLATE).write_text(chat, encoding="utf-8")
         if config.pop("chat_template", None):
-            write_json(directory / CONFIG, config)
+            write_json(directory / TOKENIZER_CONFIG, config)
     elif not (directory / TEMPLATE).exists() and not config.get("chat_template"):
-        notes.append(
+        return [
             "no chat template is there, so prompts are served as they are, and training needs"
             " template=NAME"
-        )
-    return notes
+        ]
+    return []
 
 
 def _make_json(directory: Path, context: int | None) -> None:
-    config = _read(directory / CONFIG)
+    config = read_optional_json(directory / TOKENIZER_CONFIG)
     length = min(int(config.get("model_max_length") or UNLIMITED), context or UNLIMITED)
     tokenizer = tokenizer_from_sentencepiece(directory / "tokenizer.model", length)
     _add_tokens(tokenizer, directory, config)
@@ -51,36 +57,34 @@ def _make_json(directory: Path, context: int | None) -> None:
         if token not in tokenizer.get_vocab():
             raise TrainingError(
                 f"{role} is {token!r}, which tokenizer.model lacks and added_tokens.json does not"
-                f" add: correct it in {CONFIG} (or special_tokens_map.json) of the input"
+                f" add: correct it in {TOKENIZER_CONFIG} (or special_tokens_map.json) of the input"
             )
         setattr(tokenizer, role, token)
-    tokenizer.chat_template = _own_template(config)
-    for name in (*OLD, CONFIG):
+    tokenizer.chat_template = _own_template(directory, config)
+    for name in (*OLD, TOKENIZER_CONFIG):
         (directory / name).unlink(missing_ok=True)
-    kept = directory / TEMPLATE  # goes before what stands in tokenizer_config.json
-    if kept.exists():
-        tokenizer.chat_template = kept.read_text(encoding="utf-8")
     tokenizer.save_pretrained(directory)
 
 
-def _own_template(config: dict[str, Any]) -> str | None:
-    """The template in tokenizer_config.json, of several the one named default."""
-    given: str | list[dict[str, str]] | None = config.get("chat_template")
-    if isinstance(given, list):
-        return {entry["name"]: entry["template"] for entry in given}.get("default")
-    return given
+def _own_template(directory: Path, config: JsonObject) -> str | None:
+    """The template in its file, else in tokenizer_config.json, of several the one named default."""
+    if (directory / TEMPLATE).exists():
+        return (directory / TEMPLATE).read_text(encoding="utf-8")
+    own: str | list[dict[str, str]] | None = config.get("chat_template")
+    if isinstance(own, list):
+        return {entry["name"]: entry["template"] for entry in own}.get("default")
+    return own
 
 
-def _add_tokens(tokenizer: Any, directory: Path, config: dict[str, Any]) -> None:
+def _add_tokens(tokenizer: Any, directory: Path, config: JsonObject) -> None:
     """Add what the checkpoint added to sentencepiece's pieces, each at its own id."""
     from tokenizers import AddedToken
 
     decoder = config.get("added_tokens_decoder", {})
     ids = {entry["content"]: int(number) for number, entry in decoder.items()}
-    special = {entry["content"] for entry in decoder.values() if entry.get("special")}
-    special |= {token for _, token in _roles(directory, config)}
-    ids |= _read(directory / "added_tokens.json")
-    for token, number in sorted(ids.items(), key=lambda item: item[1]):
+    ids |= read_optional_json(directory / "added_tokens.json")
+    special = _special_tokens(directory, config)
+    for token, number in sorted(ids.items(), key=itemgetter(1)):
         if tokenizer.get_vocab().get(token) == number:
             continue
         if number != len(tokenizer):
@@ -91,15 +95,17 @@ def _add_tokens(tokenizer: Any, directory: Path, config: dict[str, Any]) -> None
         tokenizer.add_tokens([AddedToken(token, normalized=False, special=token in special)])
 
 
-def _roles(directory: Path, config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _special_tokens(directory: Path, config: JsonObject) -> set[str]:
+    added = config.get("added_tokens_decoder", {}).values()
+    roles = {token for _, token in _roles(directory, config)}
+    return roles | {entry["content"] for entry in added if entry.get("special")}
+
+
+def _roles(directory: Path, config: JsonObject) -> Iterator[tuple[str, str]]:
     """Which token is BOS, EOS and so on, where the checkpoint says so; some leave them empty."""
-    given = _read(directory / "special_tokens_map.json") | config
+    settings = {**read_optional_json(directory / "special_tokens_map.json"), **config}
     for role in ROLES:
-        token = given.get(role)
+        token = settings.get(role)
         token = token.get("content") if isinstance(token, dict) else token
         if token:
             yield role, token
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}

@@ -45,7 +45,7 @@ def add_adapter(
     """
     if config.prefix and model.config.model_type == "chatglm_6b":
         return PrefixTunedModel(model, config.prefix)
-    section = next(name for name in ("lora", "adalora", "prefix") if getattr(config, name))
+    (section,) = config.kinds
     try:
         wrapped = get_peft_model(model, _peft_config(model, config, updates))
     except ValueError as error:
@@ -59,12 +59,11 @@ def add_adapter(
 
 
 def _peft_config(model: PreTrainedModel, config: TrainConfig, updates: int) -> PeftConfig:
-    settings = config.lora or config.adalora or config.prefix
+    (settings,) = config.kinds.values()
     if isinstance(settings, LoraSettings):
         return _lora(settings)
     if isinstance(settings, AdaLoraSettings):
         return _adalora(settings, updates)
-    assert settings is not None  # config.py sees to it
     if config.gradient_checkpointing:
         raise TrainingError(
             "gradient_checkpointing recomputes without peft's prefix: switch it off"

@@ -117,16 +117,26 @@ class TrainConfig(_Section):
     prefix: PrefixSettings | None = None
     optim: OptimSettings
 
+    @property
+    def kinds(self) -> dict[str, LoraSettings | AdaLoraSettings | PrefixSettings]:
+        """The sections that say what to train, by name; once checked there is one."""
+        sections = {"lora": self.lora, "adalora": self.adalora, "prefix": self.prefix}
+        return {name: section for name, section in sections.items() if section}
+
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if sum(kind is not None for kind in (self.lora, self.adalora, self.prefix)) != 1:
+        if len(self.kinds) != 1:
             raise ValueError("give exactly one of the sections 'lora', 'adalora' and 'prefix'")
         return self
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _can_tell_the_best(self) -> Self:
         if (self.keep_best or self.patience) and not (self.eval_every and self.data.eval):
             raise ValueError("keep_best and patience need eval_every and data.eval")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_batched(self) -> Self:
         if self.prefix and self.data.batching == "packed":
             raise ValueError("a prefix stands once before a row: use data.batching=grouped")
         return self
@@ -183,10 +193,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 def _describe(path: Path, root: yaml.Node, overrides: list[str], detail: ErrorDetails) -> str:
     """One line for one pydantic error: where it stands, the key, what is wrong, the remedy."""
-    keys = [str(part) for part in detail["loc"]]
+    keys = [*map(str, detail["loc"])]
     dotted = ".".join(keys)
-    given = next((text for text in overrides if text.startswith(f"{dotted}=")), None)
-    where = f"override {given!r}" if given else f"{path}:{_line(root, keys)}"
+    override = next((text for text in overrides if text.startswith(f"{dotted}=")), None)
+    where = f"override {override!r}" if override else f"{path}:{_line(root, keys)}"
     if detail["type"] == "extra_forbidden":
         return f"{where}: unknown key {dotted!r}; known here: {', '.join(_known(keys[:-1]))}"
     if detail["type"] == "value_error":  # our own: about several keys, says itself what is wrong
@@ -208,12 +218,9 @@ def _line(node: yaml.Node, keys: list[str]) -> int:
 
 
 def _known(sections: list[str]) -> list[str]:
+    """The keys of a section, given as the path to it, or of the recipe itself."""
     model: type[BaseModel] = TrainConfig
     for section in sections:
-        field = model.model_fields.get(section)
-        kinds = field and (get_args(field.annotation) or (field.annotation,))
-        inner = [kind for kind in kinds or () if isinstance(kind, type)]
-        if not inner or not issubclass(inner[0], BaseModel):
-            break
-        model = inner[0]
+        annotation = model.model_fields[section].annotation
+        model, *_ = get_args(annotation) or (annotation,)  # of a section that may be missing
     return sorted(model.model_fields)

@@ -1,8 +1,9 @@
 """One process or many, as torchrun starts them: who am I, and how the model is shared."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed
@@ -15,6 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from training.dataset.collate import Batch
 from training.errors import TrainingError
 from training.train.rank import from_torchrun
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,15 @@ class Processes:
         """Until every process has come here."""
         if self.world > 1:
             torch.distributed.barrier()
+
+    def in_turn(self, work: Callable[[], _Result]) -> _Result:
+        """What `work` returns, done by one process after the other."""
+        for _ in range(self.rank):
+            self.wait()
+        result = work()
+        for _ in range(self.rank, self.world):
+            self.wait()
+        return result
 
     def wrap(self, model: Module, parallel: str) -> Module:
         """`model` ready for many processes: gradients come out averaged over them."""

@@ -40,11 +40,7 @@ def fit(run: Run, progress: Progress) -> None:
             if _due(run, config.log_every, progress):
                 _log(run, progress.update, losses, seconds)
                 seconds, losses = 0.0, []
-            better = _due(run, config.eval_every, progress) and progress.take(
-                _evaluate(run, progress)
-            )
-            if (better and config.keep_best) or _due(run, config.save_every, progress):
-                _save(run, progress)
+            _evaluate_and_save(run, progress)
 
 
 def _over(run: Run, progress: Progress) -> bool:
@@ -111,10 +107,14 @@ def _log(run: Run, update: int, losses: list[torch.Tensor], seconds: float) -> N
     run.logbook.record(update, values)
 
 
-def _evaluate(run: Run, progress: Progress) -> float:
-    loss = evaluation_loss(run)
-    run.logbook.record(progress.update, {"eval_loss": loss})
-    return loss
+def _evaluate_and_save(run: Run, progress: Progress) -> None:
+    better = False
+    if _due(run, run.config.eval_every, progress):
+        loss = evaluation_loss(run)
+        run.logbook.record(progress.update, {"eval_loss": loss})
+        better = progress.take(loss)
+    if (better and run.config.keep_best) or _due(run, run.config.save_every, progress):
+        _save(run, progress)
 
 
 def evaluation_loss(run: Run) -> float:

@@ -1,8 +1,9 @@
 """A training run with torch loaded: from rows to the adapter directory."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch.distributed import all_gather_object
 from transformers import PreTrainedTokenizerBase
 
 from training.dataset.collate import Features, features
-from training.dataset.rendering import encode_sample, load_tokenizer
+from training.dataset.rendering import Sample, encode_sample, load_tokenizer
 from training.dataset.rows import Row
 from training.errors import TrainingError
 from training.files import write_aside
@@ -91,15 +92,7 @@ def _tell_start(folder: Path, resume: bool) -> None:
 
 def _finish(run: Run, progress: Progress, tokenizer: PreTrainedTokenizerBase, record: Path) -> None:
     """Write the output: the last weights, or with keep_best those of the lowest loss."""
-    if run.config.keep_best and progress.best_update is not None:
-        load_weights(run.folder / f"checkpoint-{progress.best_update}", run.model)
-        _say(
-            f"lowest evaluation loss: {progress.best_loss:.4f} at update {progress.best_update}, "
-            "whose adapter is written"
-        )
-    elif run.evaluation and not run.config.eval_every:
-        loss = evaluation_loss(run)
-        _say(f"evaluation loss: {loss:.4f}")
+    _conclude(run, progress)
     weights = {name: whole(p) for name, p in trainable(run.model).items()}
     if run.processes.first:
         with write_aside(run.config.output) as aside:
@@ -109,6 +102,19 @@ def _finish(run: Run, progress: Progress, tokenizer: PreTrainedTokenizerBase, re
             plot_losses(run.logbook.entries, aside / "loss.png")
         print(f"adapter written to {run.config.output}")
     run.processes.wait()
+
+
+def _conclude(run: Run, progress: Progress) -> None:
+    """Load the best weights if those are to be written, or evaluate the last ones."""
+    if run.config.keep_best and progress.best_update is not None:
+        load_weights(run.folder / f"checkpoint-{progress.best_update}", run.model)
+        _say(
+            f"lowest evaluation loss: {progress.best_loss:.4f} at update {progress.best_update}, "
+            "whose adapter is written"
+        )
+    elif run.evaluation and not run.config.eval_every:
+        loss = evaluation_loss(run)
+        _say(f"evaluation loss: {loss:.4f}")
 
 
 def _say(text: str) -> None:
@@ -123,20 +129,23 @@ def _encode(
     tokenizer = load_tokenizer(config.model, config.template)
     datasets = {}
     for split, split_rows in rows.items():
-        title, shown = f"tokenise {split}", is_first()
-        bar = Meter(title, len(split_rows), "row", leave=False, shown=shown).over(split_rows)
-        samples = [encode_sample(tokenizer, row, config.data.max_length) for row in bar]
+        meter = Meter(f"tokenise {split}", len(split_rows), "row", leave=False, shown=is_first())
+        encode = partial(encode_sample, tokenizer, max_length=config.data.max_length)
+        samples = [encode(row) for row in meter.over(split_rows)]
+        _say_sizes(split, samples, config.data.max_length)
         datasets[split] = [features(sample) for sample in samples]
-        tokens = sum(len(inputs["input_ids"]) for inputs in datasets[split])
-        _say(f"{split}: {len(samples):,} samples, {tokens:,} tokens")
-        cut = [sample.cut_tokens for sample in samples if sample.cut_tokens]
-        if cut:
-            _say(
-                f"warning: {len(cut):,} of the {len(samples):,} {split} prompts lost {sum(cut):,} "
-                f"tokens (oldest rounds first, then their middle) to fit "
-                f"data.max_length={config.data.max_length}"
-            )
     return tokenizer, datasets
+
+
+def _say_sizes(split: str, samples: Sequence[Sample], max_length: int) -> None:
+    tokens = sum(len(sample.prompt_ids) + len(sample.answer_ids) for sample in samples)
+    _say(f"{split}: {len(samples):,} samples, {tokens:,} tokens")
+    cut = [sample.cut_tokens for sample in samples if sample.cut_tokens]
+    if cut:
+        _say(
+            f"warning: {len(cut):,} of the {len(samples):,} {split} prompts lost {sum(cut):,} "
+            f"tokens (oldest rounds first, then their middle) to fit data.max_length={max_length}"
+        )
 
 
 @contextmanager

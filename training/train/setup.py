@@ -102,18 +102,21 @@ def _order(config: TrainConfig, rows: Sequence[Features], processes: Processes) 
 
 def _model(config: TrainConfig, updates: int, processes: Processes) -> tuple[PeftModel, Module]:
     """The peft model, and what to call for its forward pass."""
-    if config.parallel == "fsdp" and processes.world == 1:
+    if config.parallel == "ddp":
+        return _load_model(config, updates, processes)
+    if processes.world == 1:
         raise TrainingError("parallel=fsdp needs several processes: start them with torchrun")
-    turns = processes.world if config.parallel == "fsdp" else 1
-    for turn in range(turns):
-        # sharded: the base may not fit several times, so it is read by one after the other
-        if turns == 1 or turn == processes.rank:
-            model = add_adapter(_load_base(config, processes), config, updates)
-            if processes.first:
-                print(count_parameters(model))
-            wrapped = processes.wrap(model, config.parallel)
-        if turns > 1:
-            processes.wait()
+    # the base may not fit several times, so it is read by one after the other
+    return processes.in_turn(partial(_load_model, config, updates, processes))
+
+
+def _load_model(
+    config: TrainConfig, updates: int, processes: Processes
+) -> tuple[PeftModel, Module]:
+    model = add_adapter(_load_base(config, processes), config, updates)
+    if processes.first:
+        print(count_parameters(model))
+    wrapped = processes.wrap(model, config.parallel)
     model.train()
     return model, wrapped
 

@@ -1,5 +1,6 @@
 """The weights of a model or adapter directory, whichever way they were saved."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from training.errors import TrainingError
@@ -31,6 +32,14 @@ def read_model(directory: Path) -> dict[str, StoredTensor]:
         return tensors
     names = f"{SINGLE}, {INDEX}, {TORCH_SINGLE} nor {TORCH_INDEX}"
     raise TrainingError(f"{directory} holds neither {names}: is it a model directory?")
+
+
+def find_file(directory: Path, names: Sequence[str]) -> Path:
+    """Return the first of `names` that is there; raise TrainingError when none is."""
+    for name in names:
+        if (directory / name).exists():
+            return directory / name
+    raise TrainingError(f"cannot read {directory}: neither {' nor '.join(names)} is there")
 
 
 def read_file(path: Path) -> dict[str, StoredTensor]:

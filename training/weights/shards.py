@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
+from itertools import chain
 from math import prod
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def plan_shards(
     """
     shards: list[Shard] = [[]]
     filled = 0
-    for tensor in (_cast(each, dtype) for each in tensors):
+    for tensor in (cast(each, dtype) for each in tensors):
         if filled and filled + tensor.size > limit:
             shards.append([])
             filled = 0
@@ -39,7 +40,8 @@ def plan_shards(
     ]
 
 
-def _cast(tensor: StoredTensor, dtype: str | None) -> StoredTensor:
+def cast(tensor: StoredTensor, dtype: str | None) -> StoredTensor:
+    """Return a floating tensor's plan as `dtype`, any other tensor as it is."""
     if dtype is None or tensor.dtype not in FLOAT_SIZES:
         return tensor
     return replace(tensor, dtype=dtype, size=prod(tensor.shape) * FLOAT_SIZES[dtype])
@@ -58,6 +60,11 @@ def _place(shard: Shard, path: Path) -> Shard:
         placed.append(replace(tensor, path=path, start=position))
         position += tensor.size
     return placed
+
+
+def total_size(shards: Sequence[Shard]) -> int:
+    """Return the bytes of all tensors."""
+    return sum(tensor.size for tensor in chain(*shards))
 
 
 def _header(shard: Shard) -> bytes:
@@ -101,12 +108,11 @@ def write_index(shards: Sequence[Shard]) -> None:
     """Write the index beside the shards; a single shard needs none."""
     if len(shards) == 1:
         return
-    tensors = [tensor for shard in shards for tensor in shard]
     index = {
-        "metadata": {"total_size": sum(tensor.size for tensor in tensors)},
-        "weight_map": {tensor.name: tensor.path.name for tensor in tensors},
+        "metadata": {"total_size": total_size(shards)},
+        "weight_map": {tensor.name: tensor.path.name for tensor in chain(*shards)},
     }
-    write_json(tensors[0].path.with_name(INDEX), index)
+    write_json(shards[0][0].path.with_name(INDEX), index)
 
 
 def check_shards(shards: Sequence[Shard], sums: Mapping[str, str]) -> None:
@@ -120,7 +126,7 @@ def check_shards(shards: Sequence[Shard], sums: Mapping[str, str]) -> None:
         TrainingError: the disk holds something else.
     """
     directory = shards[0][0].path.parent
-    if read_model(directory) != {tensor.name: tensor for shard in shards for tensor in shard}:
+    if read_model(directory) != {tensor.name: tensor for tensor in chain(*shards)}:
         raise TrainingError(f"{directory}: the written headers differ from the plan: report this")
     for shard in shards:
         path, expected = shard[0].path, shard[-1].start + shard[-1].size

@@ -4,6 +4,7 @@ torch.save writes a zip of uncompressed storages, so a tensor is a run of bytes 
 can be streamed like one of safetensors. Only tensors are unpickled (weights_only), never code.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from training.weights.safetensors_stream import StoredTensor
 if TYPE_CHECKING:
     import torch
 
-CODES = {
+CODES: Mapping[str | None, str] = {
     **{"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"},
     **{"int8": "I8", "uint8": "U8", "int16": "I16", "int32": "I32", "int64": "I64", "bool": "BOOL"},
 }

@@ -3,7 +3,6 @@
 Their architecture is what transformers calls glm: the output needs no code of the checkpoint.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,12 @@ from training.convert.chatglm.chatglm2_checkpoint import Sizes, read_checkpoint,
 from training.convert.chatglm.chatglm2_kind import Kind, tell_kind
 from training.convert.chatglm.chatglm2_tokenizer import EOS, PIECES, UNK, chatglm2_tokenizer
 from training.convert.chatglm.refusals import again
-from training.convert.output import Report, copied, report, write_weights
+from training.convert.output import Report, report, write_copies
 from training.errors import TrainingError
 from training.files import read_json, write_aside, write_json
 from training.model_directory.provenance import write_provenance
 from training.model_directory.templates import read_template
 from training.weights.safetensors_stream import TORCH_NAMES
-from training.weights.shards import plan_shards
 
 
 def convert_chatglm2(
@@ -43,11 +41,8 @@ def convert_chatglm2(
     rotary = rope(source / "config.json", config, kind)
     tokenizer = chatglm2_tokenizer(source, kind, sizes.context)
     ids = _token_ids(source, kind, sizes, tokenizer)
-    code = {name: code for code, name in TORCH_NAMES.items()}.get(dtype or "")
     with write_aside(output) as aside:
-        planned = [replace(tensor, name=name) for name, tensor in tensors.items()]
-        shards = plan_shards(planned, aside, max_shard_size, code)
-        sums = write_weights(shards, lambda to: copied(tensors[to.name], to.dtype))
+        shards, sums = write_copies(tensors, aside, max_shard_size, dtype)
         stored = dtype or TORCH_NAMES[tensors["model.embed_tokens.weight"].dtype]
         eps = float(config.get("layernorm_epsilon", 1e-5))
         changes = {"rms_norm_eps": eps, "rope_parameters": rotary, "dtype": stored}

@@ -1,5 +1,6 @@
 """ChatGLM2 or ChatGLM3: one architecture under one model_type, told apart by what lies around."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ CHATGLM3 = Kind(
     (*FIRST, *ROLES),
     ("<|user|>", "<|observation|>"),
 )
+BY_TEMPLATE: Mapping[str | None, Kind] = {kind.template: kind for kind in (CHATGLM2, CHATGLM3)}
 
 
 def is_chatglm2(config: JsonObject) -> bool:
@@ -51,9 +53,7 @@ def tell_kind(source: Path, config: JsonObject, template: str | None) -> Kind:
     Raises:
         TrainingError: nothing tells, or the template needs ChatGLM3's roles and this is ChatGLM2.
     """
-    kind = _by_tokenizer(source) or _by_name(source, config)
-    if kind is None:
-        kind = {each.template: each for each in (CHATGLM2, CHATGLM3)}.get(template or "")
+    kind = _by_tokenizer(source) or _by_name(source, config) or BY_TEMPLATE.get(template)
     if kind is None:
         raise TrainingError(
             f"{source}: ChatGLM2 or ChatGLM3? tokenization_chatglm.py would tell: get it too"
@@ -67,13 +67,9 @@ def tell_kind(source: Path, config: JsonObject, template: str | None) -> Kind:
 
 
 def _by_tokenizer(source: Path) -> Kind | None:
-    code = source / "tokenization_chatglm.py"
-    texts = [
-        path.read_text(encoding="utf-8", errors="replace")
-        for path in (code, source / "tokenizer_config.json")
-        if path.exists()
-    ]
-    if any(ROLES[1] in text for text in texts):
+    code, config = source / "tokenization_chatglm.py", source / "tokenizer_config.json"
+    files = filter(Path.exists, (code, config))
+    if any(ROLES[1] in path.read_text(encoding="utf-8", errors="replace") for path in files):
         return CHATGLM3
     return CHATGLM2 if code.exists() else None
 

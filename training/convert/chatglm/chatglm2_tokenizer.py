@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, processors
 
 from training.convert.chatglm.chatglm2_kind import Kind
 from training.errors import TrainingError
-from training.model_directory.tokenizer import bpe_backend, read_bpe
+from training.model_directory.tokenizer import bpe_backend, fast_tokenizer, read_bpe
 
 PIECES = "tokenizer.model"
 UNK, EOS = "<unk>", "</s>"
@@ -26,21 +26,9 @@ def chatglm2_tokenizer(source: Path, kind: Kind, context: int) -> Any:
     Raises:
         TrainingError: tokenizer.model is missing, or not of this kind.
     """
-    from transformers import (
-        PreTrainedTokenizerFast,  # late: seconds, and none for an input that is wrong
-    )
-
-    proto = _read(source / PIECES, kind)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=_backend(proto, kind),
-        unk_token=UNK,
-        eos_token=EOS,
-        pad_token=UNK,
-        extra_special_tokens=list(kind.special),
-        padding_side="left",
-        model_max_length=context,
-        clean_up_tokenization_spaces=False,
-    )
+    backend = _backend(_read(source / PIECES, kind), kind)
+    tokens = {"unk_token": UNK, "eos_token": EOS, "pad_token": UNK}
+    return fast_tokenizer(backend, context, **tokens, extra_special_tokens=list(kind.special))
 
 
 def _read(model: Path, kind: Kind) -> ModelProto:
@@ -58,14 +46,14 @@ def _check(model: Path, kind: Kind, proto: ModelProto, remedy: str) -> None:
         raise TrainingError(f"{model}: expected a blank in front of texts: {remedy}")
     if {piece.type for piece in proto.pieces} & {4, 5}:
         raise TrainingError(f"{model} holds user-defined or unused pieces: {remedy}")
-    _check_names(model, kind, [piece.piece for piece in proto.pieces], remedy)
+    _check_names(model, kind, {piece.piece for piece in proto.pieces}, remedy)
 
 
-def _check_names(model: Path, kind: Kind, names: list[str], remedy: str) -> None:
-    if missing := [token for token in (UNK, "<s>", EOS) if token not in names]:
-        raise TrainingError(f"{model} lacks the piece {missing[0]}: {remedy}")
-    if clashing := [token for token in kind.special if token in names]:
-        raise TrainingError(f"{model} has {clashing[0]} as a piece: {remedy}")
+def _check_names(model: Path, kind: Kind, names: set[str], remedy: str) -> None:
+    if missing := {UNK, "<s>", EOS} - names:
+        raise TrainingError(f"{model} lacks the piece {min(missing)}: {remedy}")
+    if clashing := names & {*kind.special}:
+        raise TrainingError(f"{model} has {min(clashing)} as a piece: {remedy}")
 
 
 def _backend(proto: ModelProto, kind: Kind) -> Tokenizer:

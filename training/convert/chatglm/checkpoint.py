@@ -15,7 +15,7 @@ from training.convert.chatglm.refusals import (
     refuse_quantised,
 )
 from training.errors import TrainingError
-from training.files import JsonObject, read_json
+from training.files import JsonObject, read_optional_json
 from training.weights.directory import read_model
 from training.weights.safetensors_stream import StoredTensor
 from training.weights.torch_files import COMPUTED
@@ -75,18 +75,18 @@ def _read_sizes(source: Path, config: JsonObject) -> Sizes:
 
 
 def _images(source: Path, config: JsonObject) -> int:
-    path = source / "tokenizer_config.json"
-    told = read_json(path).get("num_image_tokens") if path.exists() else None
-    if config.get("vocab_size") == FIRST_VOCABULARY:  # the first files say it nowhere else
+    if config["vocab_size"] == FIRST_VOCABULARY:  # the first files say it nowhere else
         return IMAGES
-    if told is not None and (type(told) is not int or told < 0):
-        raise TrainingError(f"{path}: num_image_tokens must be a number, not {told!r}: {AGAIN}")
-    if told and told >= config["vocab_size"]:
+    path = source / "tokenizer_config.json"
+    count = read_optional_json(path).get("num_image_tokens") or 0
+    if type(count) is not int or count < 0:
+        raise TrainingError(f"{path}: num_image_tokens must be a number, not {count!r}: {AGAIN}")
+    if count >= config["vocab_size"]:
         raise TrainingError(
-            f"{path}: {told} image tokens do not fit vocab_size {config['vocab_size']} of"
+            f"{path}: {count} image tokens do not fit vocab_size {config['vocab_size']} of"
             f" config.json: {AGAIN}"
         )
-    return told or 0
+    return count
 
 
 def read_checkpoint(source: Path, config: JsonObject) -> tuple[Sizes, Tensors]:

@@ -15,13 +15,12 @@ from training.convert.chatglm.tokenizer import (
     read_pieces,
     tokenizer_from_pieces,
 )
-from training.convert.output import Report, copied, report, write_weights
+from training.convert.output import Report, report, write_copies
 from training.errors import TrainingError
 from training.files import JsonObject, read_json, write_aside, write_json
 from training.model_directory.provenance import write_provenance
 from training.model_directory.templates import read_template
 from training.weights.safetensors_stream import TORCH_NAMES
-from training.weights.shards import plan_shards
 
 PIECES = "ice_text.model"
 TOKENS = {
@@ -56,10 +55,8 @@ def convert_chatglm(
     chat = read_template(template or "chatglm")
     (sizes, tensors), proto = read_checkpoint(source, config), read_pieces(source / PIECES)
     ids = _token_ids(source, config, sizes, [piece.piece for piece in proto.pieces])
-    code = {name: code for code, name in TORCH_NAMES.items()}.get(dtype or "")
     with write_aside(output) as aside:
-        shards = plan_shards(tensors.values(), aside, max_shard_size, code)
-        sums = write_weights(shards, lambda to: copied(tensors[to.name], to.dtype))
+        shards, sums = write_copies(tensors, aside, max_shard_size, dtype)
         stored = dtype or TORCH_NAMES[tensors[EMBEDDINGS].dtype]
         fixed = {"tie_word_embeddings": HEAD not in tensors, "dtype": stored}
         write_json(aside / "config.json", _config(config, sizes) | ids | fixed)
@@ -106,11 +103,10 @@ def _token_ids(source: Path, config: JsonObject, sizes: Sizes, pieces: list[str]
         )
     ids = {key: pieces.index(token) for key, token in TOKENS.items()}
     for key, number in ids.items():
-        told = config.get(key)
-        if told is not None and told != number + sizes.images:
+        if config.get(key) not in (None, number + sizes.images):
             images = f" after {sizes.images} image tokens" if sizes.images else ""
             raise TrainingError(
-                f"{source / 'config.json'}: {key} is {told}, but {PIECES} has {TOKENS[key]} at"
-                f" {number + sizes.images}{images}: {AGAIN}"
+                f"{source / 'config.json'}: {key} is {config[key]}, but {PIECES} has {TOKENS[key]}"
+                f" at {number + sizes.images}{images}: {AGAIN}"
             )
     return ids

@@ -23,7 +23,7 @@ from tokenizers import (
 )
 
 from training.errors import TrainingError
-from training.model_directory.tokenizer import read_sentencepiece
+from training.model_directory.tokenizer import fast_tokenizer, read_sentencepiece
 
 SOP, EOP, GMASK, MASK, PAD = "<sop>", "<eop>", "[gMASK]", "[MASK]", "<pad>"
 # A text between two of these is tokenised as if it stood alone, as prompt and answer were in
@@ -52,9 +52,9 @@ def read_pieces(model: Path) -> ModelProto:
         _complete(proto)
         pieces = _types(proto)
     _refuse_other_kinds(model, proto, [*pieces.values()])
-    needed = (SOP, EOP, GMASK, MASK, PAD, "<unk>", NEWLINE, TAB, *map(_run, BLANKS))
-    if missing := [piece for piece in needed if piece not in pieces]:
-        raise TrainingError(f"{model} lacks the piece {missing[0]}: {AGAIN}")
+    needed = {SOP, EOP, GMASK, MASK, PAD, "<unk>", NEWLINE, TAB, *map(_run, BLANKS)}
+    if missing := needed - pieces.keys():
+        raise TrainingError(f"{model} lacks the piece {min(missing)}: {AGAIN}")
     return proto
 
 
@@ -79,22 +79,12 @@ def tokenizer_from_pieces(proto: ModelProto, context: int) -> Any:
     compatibility character with a combining mark ("ª́") where the model normalises, and texts of
     some 10,000 characters, where sentencepiece's 32-bit sums round between equal segmentations.
     """
-    from transformers import (
-        PreTrainedTokenizerFast,  # late: seconds, and none for an input that is wrong
-    )
-
     pieces = {piece.piece for piece in proto.pieces}
     special = [token for token in (*WITHIN, *BORDERS) if token in pieces]
-    roles = {"bos_token": SOP, "eos_token": EOP, "pad_token": PAD, "mask_token": MASK}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=_backend(proto, special),
-        unk_token="<unk>",
-        **roles,
-        extra_special_tokens=[t for t in special if t not in (*roles.values(), "<unk>")],
-        padding_side="left",
-        model_max_length=context,
-        clean_up_tokenization_spaces=False,
-    )
+    roles = {"unk_token": "<unk>", "bos_token": SOP, "eos_token": EOP, "pad_token": PAD}
+    roles["mask_token"] = MASK
+    extra = [token for token in special if token not in roles.values()]
+    return fast_tokenizer(_backend(proto, special), context, **roles, extra_special_tokens=extra)
 
 
 def _run(length: int) -> str:

@@ -3,14 +3,13 @@
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import file_digest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from training.convert.output import Report
 from training.errors import TrainingError
-from training.files import read_json, write_aside, write_json
+from training.files import read_json, sha256, write_aside, write_json
 from training.model_directory.provenance import write_provenance
 from training.model_directory.templates import read_template
 from training.model_directory.tokenizer_files import finish_tokenizer
@@ -51,8 +50,8 @@ def convert_gguf(
         notes = finish_tokenizer(aside, chat, None)
         _drop_origin(aside / "config.json")
         tensors = read_model(aside)
-        sums = {path.name: _sha256(path) for path in sorted(aside.glob("*.safetensors"))}
-        details = {"converted_from": "GGUF", "gguf_sha256": _sha256(source), "dtype": dtype}
+        sums = {path.name: sha256(path) for path in sorted(aside.glob("*.safetensors"))}
+        details = {"converted_from": "GGUF", "gguf_sha256": sha256(source), "dtype": dtype}
         write_provenance(aside, source, (), sums, details)
     return Report(len(tensors), sum(each.size for each in tensors.values()), len(sums), notes)
 
@@ -95,8 +94,3 @@ def _drop_origin(path: Path) -> None:
     config = read_json(path)
     config.pop("_model_name_or_path", None)
     write_json(path, config)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()

@@ -139,18 +139,22 @@ def _check_count(files: Sequence[File], params: Params) -> None:
 
 def _pieces(entry: Entry, files: Sequence[File]) -> Pieces:
     parts = tuple(file.find(entry.old) for file in files)
-    whole = list(parts[0].shape)
-    if entry.axis is not None and entry.axis < len(whole):
-        whole[entry.axis] *= len(files)
     for part in parts:
-        if whole != list(entry.shape) or part.shape != parts[0].shape:
-            raise TrainingError(
-                f"{part.path}: {part.name} has shape {list(part.shape)}, but params.json implies"
-                f" {list(entry.shape)} over {len(files)} file(s): do they belong together?"
-            )
+        _check_shape(part, entry, len(files))
         if part.dtype != parts[0].dtype:
             raise TrainingError(
                 f"{part.name} is {parts[0].dtype} in {parts[0].path} but {part.dtype} in"
                 f" {part.path}: the files belong to different models"
             )
     return Pieces(entry.new, parts, entry.axis, entry.head)
+
+
+def _check_shape(part: StoredTensor, entry: Entry, count: int) -> None:
+    whole = list(part.shape)
+    if entry.axis is not None and entry.axis < len(whole):
+        whole[entry.axis] *= count
+    if whole != list(entry.shape):
+        raise TrainingError(
+            f"{part.path}: {part.name} has shape {list(part.shape)}, but params.json implies"
+            f" {list(entry.shape)} over {count} file(s): do they belong together?"
+        )
