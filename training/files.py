@@ -20,11 +20,9 @@ JsonObject = Mapping[str, Any]
 def write_aside(target: Path) -> Iterator[Path]:
     """Yield an empty sibling directory that becomes `target` when the block succeeds.
 
-    Every file in it is made readable by everyone (a+r, directories a+rx). When the block
-    fails, the sibling is removed and `target` never exists.
-
-    Raises:
-        TrainingError: `target` exists already, before or after the block.
+    Every file in it is made readable by everyone (a+r, directories a+rx). When the block fails, the
+    sibling is removed and `target` never exists.
+    Raises TrainingError when `target` exists already, before or after the block.
     """
     target = target.absolute()
     _refuse_existing(target)
@@ -44,8 +42,7 @@ def write_aside(target: Path) -> Iterator[Path]:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`.
 
-    Raises:
-        TrainingError: the file is missing, unreadable, not JSON, or not an object.
+    Raises TrainingError when the file is missing, unreadable, not JSON, or not an object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

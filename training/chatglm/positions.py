@@ -12,8 +12,7 @@ import torch
 def context_lengths(input_ids: torch.Tensor, sop: int) -> torch.Tensor:
     """Index of the first <sop> of each row: [rows]. `input_ids` is [rows, tokens].
 
-    Raises:
-        ValueError: a row has no <sop>.
+    Raises ValueError when a row has no <sop>.
     """
     starts = input_ids == sop
     if not bool(starts.any(dim=1).all()):

@@ -27,9 +27,7 @@ def convert_directory(
 
     `template` None keeps the checkpoint's own chat template; `dtype` is float16, bfloat16 or
     float32, None keeps each tensor's own; `max_shard_size` is in bytes.
-
-    Raises:
-        TrainingError: files missing or damaged, a value that is not finite; no output then.
+    Raises TrainingError for files missing or damaged, a value that is not finite; no output then.
     """
     chat = read_template(template) if template else None
     model = read_model_directory(source)

@@ -39,7 +39,8 @@ def write_copies(
     """Write the values of `tensors` under their keys, in files of at most `limit` bytes.
 
     `dtype` is float16, bfloat16 or float32, None keeps each tensor's own. Returns what is in which
-    file, and each file's sha256 by name. Raises TrainingError as write_weights and copied do.
+    file, and each file's sha256 by name.
+    Raises TrainingError as write_weights and copied do.
     """
     named = [replace(tensor, name=name) for name, tensor in tensors.items()]
     shards = plan_shards(named, directory, limit, CODES.get(dtype))
@@ -49,8 +50,7 @@ def write_copies(
 def write_weights(shards: Sequence[Shard], chunks: Chunks) -> dict[str, str]:
     """Write the planned `shards` and their index; return the sha256 of each file by name.
 
-    Raises:
-        TrainingError: the chunks do not make up the plan, or the disk holds something else.
+    Raises TrainingError when the chunks do not make up the plan, or the disk holds something else.
     """
     sums = {}
     with Meter("convert", total_size(shards), "B") as progress:
@@ -65,8 +65,7 @@ def write_weights(shards: Sequence[Shard], chunks: Chunks) -> dict[str, str]:
 def copied(source: StoredTensor, dtype: str) -> Iterator[Bytes]:
     """Yield the bytes of `source`, rounded to `dtype` if it is a floating tensor, in chunks.
 
-    Raises:
-        TrainingError: the weight or the result holds NaN or Inf.
+    Raises TrainingError when the weight or the result holds NaN or Inf.
     """
     count = prod(source.shape) if source.dtype in FLOAT_SIZES else source.size
     for first in range(0, count, CHUNK_ELEMENTS):

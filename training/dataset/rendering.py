@@ -50,9 +50,9 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, history: History = ()) -> l
 def encode_sample(tokenizer: Tokenizer, row: Row, max_length: int) -> Sample:
     """Token ids of `row`, at most `max_length` of them.
 
-    What is too long loses its oldest rounds first, then the middle of its prompt: questions
-    stand at either end. Raises TrainingError for control tokens in the text, and for an answer
-    too long to fit.
+    What is too long loses its oldest rounds first, then the middle of its prompt: questions stand
+    at either end.
+    Raises TrainingError for control tokens in the text, and for an answer too long to fit.
     """
     _refuse_control_tokens(tokenizer, row)
     answer = _encode_answer(tokenizer, row)

@@ -17,11 +17,9 @@ def build_demo(
 ) -> None:
     """Write `output`/data and `output`/base; a part that exists is complete, and kept.
 
-    The data is the same bytes for the same `seed` and `rows` on every machine; the base's
-    weights follow `seed` too, but differ in the last bits between processors.
-
-    Raises:
-        TrainingError: the rules cannot give that many distinct samples per task.
+    The data is the same bytes for the same `seed` and `rows` on every machine; the base's weights
+    follow `seed` too, but differ in the last bits between processors.
+    Raises TrainingError when the rules cannot give that many distinct samples per task.
     """
     data, base = output / "data", output / "base"
     if not data.exists():

@@ -67,11 +67,9 @@ def compose(base: ModelDirectory, adapters: Sequence[Adapter]) -> Composition:
 
     Low-rank changes add up; a whole tensor replaces what was there, so that the last one wins.
     Where config.json ties them, loaders use the embeddings as head too. An adapter that changes
-    only one of the two unties them: the other stays as it was, as it was in training.
-
-    Raises:
-        TrainingError: an adapter changes nothing, names a tensor that the base lacks or has in
-            another shape, or embeddings and head end up with different numbers of rows.
+    only one of the two unties them: the other stays as it was, as it was in training. Raises
+    TrainingError when an adapter changes nothing, names a tensor that the base lacks or has in
+    another shape, or embeddings and head end up with different numbers of rows.
     """
     tensors = base.tensors
     result = Composition({name: Part(tensor, tensor.dtype) for name, tensor in tensors.items()})

@@ -56,11 +56,10 @@ def merge(
 ) -> Report:
     """Merge `adapters` into `base` and write the model directory `output`.
 
-    `max_shard_size` is in bytes; `dtype` is float16, bfloat16 or float32, None keeps each
-    tensor's own. With `prompts` the merged model is verified on them before it appears.
-
-    Raises:
-        TrainingError: bad input, a result that is not finite, or a failed check; no output then.
+    `max_shard_size` is in bytes; `dtype` is float16, bfloat16 or float32, None keeps each tensor's
+    own. With `prompts` the merged model is verified on them before it appears.
+    Raises TrainingError for bad input, a result that is not finite, or a failed check; no output
+    then.
     """
     with write_aside(output) as aside:
         source = read_model_directory(base)

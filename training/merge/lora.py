@@ -41,8 +41,7 @@ class Pair:
     def check_fits(self, name: str, weight: StoredTensor) -> None:
         """Check dtypes and shapes against the weight, called `name`, that the pair changes.
 
-        Raises:
-            TrainingError: they do not belong together.
+        Raises TrainingError when they do not belong together.
         """
         where = f"{self.a.path}: the pair for {name}"
         if not {weight.dtype, *(part.dtype for part in self._parts())} <= FLOAT_SIZES.keys():
@@ -61,8 +60,7 @@ class Pair:
     def changes(self) -> bool:
         """Return whether some rank has values in both halves, or the rows get new lengths.
 
-        Raises:
-            TrainingError: a value is NaN or Inf.
+        Raises TrainingError when a value is NaN or Inf.
         """
         a, b, *others = (_finite(part) for part in self._parts())
         alive = a.any(axis=1) & b.any(axis=0)

@@ -37,8 +37,7 @@ class Chunk:
 def write_weights(shards: Sequence[Shard], parts: Mapping[str, Part]) -> Written:
     """Write every planned shard and the index.
 
-    Raises:
-        TrainingError: a weight holds NaN or Inf.
+    Raises TrainingError when a weight holds NaN or Inf.
     """
     written = Written()
     written.changed |= {name for name, part in parts.items() if part.replaced}

@@ -50,9 +50,8 @@ class Adapter:
 def read_adapter(directory: Path) -> Adapter:
     """Read an adapter's settings and headers.
 
-    Raises:
-        TrainingError: files, fields or halves of pairs are missing, or something in the adapter
-            is not supported.
+    Raises TrainingError when files, fields or halves of pairs are missing, or something in the
+    adapter is not supported.
     """
     config = read_settings(directory / CONFIG)
     weights = find_file(directory, WEIGHTS)

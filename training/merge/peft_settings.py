@@ -31,8 +31,7 @@ PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 def read_settings(path: Path) -> dict[str, Any]:
     """Return adapter_config.json at `path`.
 
-    Raises:
-        TrainingError: a field is missing or malformed, or a setting is not supported.
+    Raises TrainingError when a field is missing or malformed, or a setting is not supported.
     """
     config = read_json(path)
     _check_kind(path, config.get("peft_type"))

@@ -50,8 +50,7 @@ class PrefixAdapter:
 def refuse_prefixed(base: ModelDirectory) -> None:
     """Refuse a base that has a prefix already: with other weights or another, it means nothing.
 
-    Raises:
-        TrainingError: it has.
+    Raises TrainingError when it has.
     """
     if base.config.get("prefix_tokens"):
         raise TrainingError(
@@ -70,9 +69,7 @@ def read_prefix(directory: Path) -> PrefixAdapter:
     """Read a prefix saved by peft, by this project, or by ChatGLM's P-tuning code.
 
     A projection network that was saved along is run once and left behind.
-
-    Raises:
-        TrainingError: files or tensors are missing, or hold NaN or Inf.
+    Raises TrainingError when files or tensors are missing, or hold NaN or Inf.
     """
     weights = find_file(directory, WEIGHTS if (directory / CONFIG).exists() else ORIGINAL)
     tensors = read_file(weights)
@@ -111,8 +108,7 @@ def _floats(tensor: StoredTensor) -> Table:
 def config_changes(base: ModelDirectory, prefix: PrefixAdapter) -> dict[str, object]:
     """What config.json must say so that the base is served with the prefix.
 
-    Raises:
-        TrainingError: such a base is not served with a prefix, or is of another size.
+    Raises TrainingError when such a base is not served with a prefix, or is of another size.
     """
     kind = base.config.get("model_type")
     changes: dict[str, object] = {"prefix_tokens": prefix.tokens}

@@ -28,12 +28,10 @@ def verify(
     """Compare `merged`, whose weights are of `dtype` (F16, BF16, F32), with base and adapters.
 
     Both run in fp32, one after the other, so that only the weights' rounding differs. What it
-    explains is measured: the merged weights are moved at random by as much as rounding may
-    have moved them, and the logits may differ by MARGIN times what that makes of them.
-
-    Raises:
-        UnfaithfulMergeError: they differ by more.
-        TrainingError: peft cannot load the adapters.
+    explains is measured: the merged weights are moved at random by as much as rounding may have
+    moved them, and the logits may differ by MARGIN times what that makes of them. Raises
+    UnfaithfulMergeError when they differ by more.
+    Raises TrainingError when peft cannot load the adapters.
     """
     ids = _token_ids(merged, prompts)
     model = _load(merged)

@@ -22,8 +22,7 @@ class ModelDirectory:
     def tensors(self) -> Mapping[str, StoredTensor]:
         """Every tensor by name; read when first needed, since .bin files take torch to read.
 
-        Raises:
-            TrainingError: as weights.directory.read_model does.
+        Raises TrainingError as weights.directory.read_model does.
         """
         return read_model(self.path)
 
@@ -31,8 +30,7 @@ class ModelDirectory:
 def read_model_directory(path: Path) -> ModelDirectory:
     """Return the model directory `path`; a quantised one is refused.
 
-    Raises:
-        TrainingError: it is quantised, or config.json is missing or damaged.
+    Raises TrainingError when it is quantised, or config.json is missing or damaged.
     """
     config = read_json(path / "config.json")
     if config.get("quantization_config"):

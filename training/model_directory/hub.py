@@ -17,9 +17,7 @@ def local_directory(name: str, download: Callable[..., str] | None = None) -> Pa
 
     A name that is no directory and does not look like org/name is returned as a path, for the
     reader to complain about. `download` has the signature of huggingface_hub.snapshot_download.
-
-    Raises:
-        TrainingError: the hub cannot be reached, or has no such repository for this user.
+    Raises TrainingError when the hub cannot be reached, or has no such repository for this user.
     """
     if Path(name).exists() or not NAME.fullmatch(name):
         return Path(name)

@@ -28,14 +28,12 @@ def copy_model_files(
 ) -> list[str]:
     """Copy config, generation_config and tokenizer to `output`; return notes for the user.
 
-    The tokenizer comes from the last adapter that carries one, else from the base. `changes`
-    are made to the config; its key `dtype` goes by the config's own spelling, and is no change
-    where None. `rows` is the number of embedding rows, None when unknown; `chat` a template's text
-    to take in place of the tokenizer's own.
-
-    Raises:
-        TrainingError: the tokenizer needs more rows than there are, or tokenizer.json cannot be
-            made from its tokenizer.model.
+    The tokenizer comes from the last adapter that carries one, else from the base. `changes` are
+    made to the config; its key `dtype` goes by the config's own spelling, and is no change where
+    None. `rows` is the number of embedding rows, None when unknown; `chat` a template's text to
+    take in place of the tokenizer's own.
+    Raises TrainingError when the tokenizer needs more rows than there are, or tokenizer.json cannot
+    be made from its tokenizer.model.
     """
     notes = _write_data(_changed(base.config, changes), output / "config.json")
     source = next(filter(has_tokenizer, reversed(adapters)), base.path)

@@ -13,10 +13,8 @@ def tokenizer_from_sentencepiece(model: Path, max_length: int) -> Any:
 
     Ids equal sentencepiece's for any text without control tokens. BOS is put in front by
     `add_special_tokens`; `max_length` is the model's context in tokens.
-
-    Raises:
-        TrainingError: the file is not a BPE model with byte fallback and identity
-            normalisation, which is what LLaMA's are.
+    Raises TrainingError when the file is not a BPE model with byte fallback and identity
+    normalisation, which is what LLaMA's are.
     """
     proto = read_bpe(model)
     return fast_tokenizer(
@@ -45,8 +43,7 @@ def fast_tokenizer(backend: Any, max_length: int, **tokens: str | list[str]) -> 
 def read_sentencepiece(model: Path) -> Any:
     """Return the ModelProto in the file `model`.
 
-    Raises:
-        TrainingError: it is missing or not a sentencepiece model.
+    Raises TrainingError when it is missing or not a sentencepiece model.
     """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from sentencepiece import sentencepiece_model_pb2
@@ -64,9 +61,8 @@ def read_sentencepiece(model: Path) -> Any:
 def read_bpe(model: Path) -> Any:
     """Return the ModelProto of LLaMA's kind in the file `model`.
 
-    Raises:
-        TrainingError: it is missing, or not a BPE model with byte fallback and identity
-            normalisation.
+    Raises TrainingError when it is missing, or not a BPE model with byte fallback and identity
+    normalisation.
     """
     proto = read_sentencepiece(model)
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec

@@ -22,9 +22,7 @@ def finish_tokenizer(directory: Path, chat: str | None, context: int | None) -> 
 
     `directory` holds copies of a checkpoint's tokenizer files. `chat` is a template's text, None
     keeps the checkpoint's own; `context` the model's longest sequence in tokens, None unknown.
-
-    Raises:
-        TrainingError: tokenizer.model is not LLaMA's kind, or added tokens lack their place.
+    Raises TrainingError when tokenizer.model is not LLaMA's kind, or added tokens lack their place.
     """
     notes = []
     if not (directory / "tokenizer.json").exists() and (directory / "tokenizer.model").exists():

@@ -13,9 +13,9 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
     """Run `config` to its end and return the adapter directory.
 
     `if_started` resumes only a run that was begun, and leaves one that has ended as it is. Under
-    torchrun every process calls this; the first one writes. Raises TrainingError for bad data or
-    settings before the base model is loaded; only whether the adapter's targets name something in
-    it shows afterwards.
+    torchrun every process calls this; the first one writes.
+    Raises TrainingError for bad data or settings before the base model is loaded; only whether the
+    adapter's targets name something in it shows afterwards.
     """
     record = run_directory(config) / "training.yaml"
     config = config.model_copy(update={"precision": recorded_precision(config, record)})

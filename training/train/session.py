@@ -37,7 +37,8 @@ def run_to_end(
 ) -> None:
     """Train on `rows`, by split, from the newest checkpoint if `resume`; write the output.
 
-    `settings` is what the record keeps. Raises TrainingError as job.train does.
+    `settings` is what the record keeps.
+    Raises TrainingError as job.train does.
     """
     record = run_directory(config) / "training.yaml"
     settings["precision"], line = decide(config)

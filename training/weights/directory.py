@@ -15,10 +15,8 @@ TORCH_INDEX = "pytorch_model.bin.index.json"
 def read_model(directory: Path) -> dict[str, StoredTensor]:
     """Return every tensor of a model directory by name, in the order of files and bytes.
 
-    Safetensors go before pytorch_model*.bin when both are there, as in transformers.
-
-    Raises:
-        TrainingError: no weights there, a file is missing or damaged, or the index is wrong.
+    Safetensors go before pytorch_model*.bin when both are there, as in transformers. Raises
+    TrainingError when no weights there, a file is missing or damaged, or the index is wrong.
     """
     for index, single in ((INDEX, SINGLE), (TORCH_INDEX, TORCH_SINGLE)):
         if (directory / index).exists():
@@ -45,8 +43,7 @@ def find_file(directory: Path, names: Sequence[str]) -> Path:
 def read_file(path: Path) -> dict[str, StoredTensor]:
     """Return the tensors of one .safetensors or .bin file by name, in the order of their bytes.
 
-    Raises:
-        TrainingError: the file is missing, damaged, or holds what is not a tensor.
+    Raises TrainingError when the file is missing, damaged, or holds what is not a tensor.
     """
     return read_header(path) if path.suffix == ".safetensors" else read_torch_file(path)
 

@@ -93,10 +93,8 @@ class Change:
 def copy_chunk(source: StoredTensor, dtype: str, first: int, count: int) -> Bytes:
     """Return `count` elements from `first` on of an unchanged weight, rounded to `dtype`.
 
-    Elements of a dtype that is not in FLOAT_SIZES are bytes here, and copied as they are.
-
-    Raises:
-        TrainingError: the weight or the result holds NaN or Inf.
+    Elements of a dtype that is not in FLOAT_SIZES are bytes here, and copied as they are. Raises
+    TrainingError when the weight or the result holds NaN or Inf.
     """
     size = FLOAT_SIZES.get(source.dtype, 1)
     data = read_bytes(source, first * size, (first + count) * size)
@@ -116,8 +114,7 @@ def merge_chunk(
 ) -> tuple[Bytes, Tally]:
     """Return those `rows` of the changed weight, rounded once to `dtype`.
 
-    Raises:
-        TrainingError: the weight or the result holds NaN or Inf.
+    Raises TrainingError when the weight or the result holds NaN or Inf.
     """
     columns = source.shape[1]
     row = columns * FLOAT_SIZES[source.dtype]

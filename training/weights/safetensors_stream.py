@@ -43,8 +43,7 @@ class StoredTensor:
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """Return the tensors of one file by name, in the order of their bytes.
 
-    Raises:
-        TrainingError: the file is missing, cut short, or not safetensors.
+    Raises TrainingError when the file is missing, cut short, or not safetensors.
     """
     try:
         with path.open("rb") as file:
@@ -82,8 +81,7 @@ def read_floats(tensor: StoredTensor) -> NDArray[np.float32]:
 def read_bytes(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> Bytes:
     """Return the tensor's bytes from `start` to `stop` (its end), or to its end if that is nearer.
 
-    Raises:
-        TrainingError: the file became shorter than its header said.
+    Raises TrainingError when the file became shorter than its header said.
     """
     stop = tensor.size if stop is None else min(stop, tensor.size)
     data, filled = np.empty(stop - start, np.uint8), 0

@@ -86,8 +86,7 @@ def _header(shard: Shard) -> bytes:
 def write_shard(shard: Shard, chunks: Iterable[Bytes]) -> str:
     """Write one planned shard from its tensors' bytes in order; return the file's sha256.
 
-    Raises:
-        TrainingError: the chunks do not add up to the plan.
+    Raises TrainingError when the chunks do not add up to the plan.
     """
     path, header = shard[0].path, _header(shard)
     digest = sha256()
@@ -118,12 +117,10 @@ def write_index(shards: Sequence[Shard]) -> None:
 def check_shards(shards: Sequence[Shard], sums: Mapping[str, str]) -> None:
     """Reopen what was written: names, shapes, dtypes, places and sizes must be as planned.
 
-    The bytes are not read again: right after writing they would come from the page cache and
-    prove nothing about the disk. `sums`, their sha256 by file as summed up while writing, goes
-    with the model instead, and must name every file.
-
-    Raises:
-        TrainingError: the disk holds something else.
+    The bytes are not read again: right after writing they would come from the page cache and prove
+    nothing about the disk. `sums`, their sha256 by file as summed up while writing, goes with the
+    model instead, and must name every file.
+    Raises TrainingError when the disk holds something else.
     """
     directory = shards[0][0].path.parent
     if read_model(directory) != {tensor.name: tensor for tensor in chain(*shards)}:

@@ -27,9 +27,8 @@ COMPUTED = "rotary_emb.inv_freq"  # not a weight; old checkpoints carry it along
 def read_torch_file(path: Path) -> dict[str, StoredTensor]:
     """Return the tensors of a torch.save'd state dict by name, in the order of their bytes.
 
-    Raises:
-        TrainingError: the file is missing, cut short, holds more than tensors, or has a layout
-            that cannot be streamed (written by torch before 1.6, or not contiguous).
+    Raises TrainingError when the file is missing, cut short, holds more than tensors, or has a
+    layout that cannot be streamed (written by torch before 1.6, or not contiguous).
     """
     tensors = {
         name: _stored(path, name, value)

@@ -77,9 +77,8 @@ class Sizes:
 def read_checkpoint(source: Path, config: JsonObject, kind: Kind) -> tuple[Sizes, Tensors]:
     """Return the sizes and the tensors by Glm's names; each lies where it lay, named as it was.
 
-    Raises:
-        TrainingError: settings that Glm does not compute; a quantised or P-tuned model; files
-            missing or damaged; a tensor missing, unexpected or misshapen.
+    Raises TrainingError for settings that Glm does not compute; a quantised or P-tuned model; files
+    missing or damaged; a tensor missing, unexpected or misshapen.
     """
     sizes = _read_sizes(source / "config.json", config, kind)
     found = {n: t for n, t in read_model(source).items() if not n.endswith(COMPUTED)}
@@ -93,11 +92,9 @@ def read_checkpoint(source: Path, config: JsonObject, kind: Kind) -> tuple[Sizes
 def rope(path: Path, config: JsonObject, kind: Kind) -> dict[str, Any]:
     """Return transformers' rope_parameters for the config that was read from `path`.
 
-    rope_ratio has two meanings: ChatGLM2-6B-32K divides positions by it, ChatGLM3-6B-32K
-    multiplies the base.
-
-    Raises:
-        TrainingError: rope_ratio is not a number above 0.
+    rope_ratio has two meanings: ChatGLM2-6B-32K divides positions by it, ChatGLM3-6B-32K multiplies
+    the base.
+    Raises TrainingError when rope_ratio is not a number above 0.
     """
     ratio = config.get("rope_ratio", 1)
     if type(ratio) not in (int, float) or ratio <= 0:

@@ -29,10 +29,8 @@ def convert_chatglm2(
 
     Tensors get the names of transformers' Glm. `template` None takes the generation's own; `dtype`
     is float16, bfloat16 or float32, None keeps each tensor's own; `max_shard_size` is in bytes.
-
-    Raises:
-        TrainingError: a variant that Glm does not compute, quantised or P-tuned; files missing,
-            damaged or of different models; a value that is not finite. No output then.
+    Raises TrainingError for a variant that Glm does not compute, quantised or P-tuned; files
+    missing, damaged or of different models; a value that is not finite. No output then.
     """
     config = read_json(source / "config.json")
     kind = tell_kind(source, config, template)

@@ -49,9 +49,8 @@ def tell_kind(source: Path, config: JsonObject, template: str | None) -> Kind:
 
     config.json and tokenizer.model look the same. The tokenizer's files name ChatGLM3's roles, or
     do not: its Python file is read as text and never run. Then names count.
-
-    Raises:
-        TrainingError: nothing tells, or the template needs ChatGLM3's roles and this is ChatGLM2.
+    Raises TrainingError when nothing tells, or the template needs ChatGLM3's roles and this is
+    ChatGLM2.
     """
     kind = _by_tokenizer(source) or _by_name(source, config) or BY_TEMPLATE.get(template)
     if kind is None:

@@ -18,13 +18,11 @@ def chatglm2_tokenizer(source: Path, kind: Kind, context: int) -> Any:
     """Return the transformers tokenizer of the release in `source`.
 
     Ids equal those of the original: sentencepiece's for text, and after them the special tokens.
-    `add_special_tokens` puts [gMASK] <sop> in front. The original writes these two "sop" and
-    "eop" and never looks for them in text. Here the chat template writes special tokens as text,
-    so they are spelt <sop> and <eop>: the word "sop" in a question stays a word.
-    `context` is the model's longest sequence in tokens.
-
-    Raises:
-        TrainingError: tokenizer.model is missing, or not of this kind.
+    `add_special_tokens` puts [gMASK] <sop> in front. The original writes these two "sop" and "eop"
+    and never looks for them in text. Here the chat template writes special tokens as text, so they
+    are spelt <sop> and <eop>: the word "sop" in a question stays a word. `context` is the model's
+    longest sequence in tokens.
+    Raises TrainingError when tokenizer.model is missing, or not of this kind.
     """
     backend = _backend(_read(source / PIECES, kind), kind)
     tokens = {"unk_token": UNK, "eos_token": EOS, "pad_token": UNK}

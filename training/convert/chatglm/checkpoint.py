@@ -94,10 +94,8 @@ def read_checkpoint(source: Path, config: JsonObject) -> tuple[Sizes, Tensors]:
 
     lm_head.weight is not there when the checkpoint ties it. Rows of image tokens and computed
     tensors are left out.
-
-    Raises:
-        TrainingError: not a ChatGLM-6B, or a quantised or P-tuned one; files missing or damaged;
-            a tensor missing, unexpected or misshapen.
+    Raises TrainingError for what is not a ChatGLM-6B, or a quantised or P-tuned one; files missing
+    or damaged; a tensor missing, unexpected or misshapen.
     """
     found = {n: t for n, t in read_model(source).items() if not n.endswith(COMPUTED)}
     refuse_quantised(source, config, found, HUB)

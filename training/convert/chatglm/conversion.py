@@ -44,10 +44,8 @@ def convert_chatglm(
     Tensors keep their names; ChatGLM2 and 3 go to convert_chatglm2. `template` None takes the
     generation's own; `dtype` is float16, bfloat16 or float32, None keeps each tensor's own;
     `max_shard_size` is in bytes.
-
-    Raises:
-        TrainingError: not ChatGLM-6B, quantised or P-tuned; files missing, damaged or of different
-            models; a value that is not finite. No output then.
+    Raises TrainingError for what is not ChatGLM-6B, quantised or P-tuned; files missing, damaged or
+    of different models; a value that is not finite. No output then.
     """
     config = read_json(source / "config.json")
     if is_chatglm2(config):

@@ -20,8 +20,7 @@ def read_size(
 ) -> int:
     """Return the whole number above 0 that the config read from `path` has under `key`.
 
-    Raises:
-        TrainingError: it is another value.
+    Raises TrainingError when it is another value.
     """
     value = config.get(key, default)
     if type(value) is not int or value < 1:
@@ -57,8 +56,7 @@ def check_tensors(
 ) -> None:
     """Compare the checkpoint's names and shapes with the `expected` ones of a `model`.
 
-    Raises:
-        TrainingError: a tensor missing, unexpected or misshapen.
+    Raises TrainingError for a tensor missing, unexpected or misshapen.
     """
     for name, tensor in found.items():
         if name not in expected:

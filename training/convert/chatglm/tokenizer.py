@@ -43,8 +43,7 @@ AGAIN = "is it ChatGLM-6B's? Get ice_text.model of THUDM/chatglm-6b again"
 def read_pieces(model: Path) -> ModelProto:
     """Return the ModelProto in the file `model`, completed as the first release's code did.
 
-    Raises:
-        TrainingError: the file is missing, or not a model such as ChatGLM-6B's.
+    Raises TrainingError when the file is missing, or not a model such as ChatGLM-6B's.
     """
     proto = read_sentencepiece(model)
     pieces = _types(proto)

@@ -30,10 +30,8 @@ def convert_gguf(
 
     `template` None keeps the file's own chat template; `dtype` is float16, bfloat16 or float32;
     `max_shard_size` is in bytes. The whole model is in memory, in `dtype`.
-
-    Raises:
-        TrainingError: not a GGUF file, one that transformers cannot read, or values that `dtype`
-            cannot hold; no output then.
+    Raises TrainingError for what is not a GGUF file, one that transformers cannot read, or values
+    that `dtype` cannot hold; no output then.
     """
     chat = read_template(template) if template else None
     _check_whole(source)

@@ -24,9 +24,7 @@ def read_tokenizer(source: Path, context: int) -> PreTrainedTokenizerBase:
     """Return the transformers tokenizer of `source`, chat template included.
 
     `context` is the model's longest sequence in tokens.
-
-    Raises:
-        ValueError, KeyError: the file lacks what a tokenizer needs.
+    Raises ValueError or KeyError when the file lacks what a tokenizer needs.
     """
     fields = GGUFReader(source).fields
     if fields[f"{FIELD}model"].contents() == "llama":

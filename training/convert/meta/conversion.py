@@ -26,11 +26,9 @@ def convert_llama(
 ) -> Report:
     """Write the model directory `output` from the directory `release`; every weight keeps its bits.
 
-    `tokenizer` is the release's tokenizer.model; `context` the longest sequence in tokens, None
-    for what the release was trained on; `max_shard_size` is in bytes.
-
-    Raises:
-        TrainingError: files missing, damaged or not of one model; no output then.
+    `tokenizer` is the release's tokenizer.model; `context` the longest sequence in tokens, None for
+    what the release was trained on; `max_shard_size` is in bytes.
+    Raises TrainingError for files missing, damaged or not of one model; no output then.
     """
     params = read_params(release / "params.json")
     files = read_release(release)

@@ -43,9 +43,8 @@ class Params:
 def read_params(path: Path) -> Params:
     """Return the sizes that `path` (params.json) gives.
 
-    Raises:
-        TrainingError: the file is missing, incomplete, contradicts itself, or has settings that
-            LLaMA 1 and 2 do not know.
+    Raises TrainingError when the file is missing, incomplete, contradicts itself, or has settings
+    that LLaMA 1 and 2 do not know.
     """
     given = read_json(path)
     missing, unknown = REQUIRED - given.keys(), given.keys() - REQUIRED - OPTIONAL - RUNTIME

@@ -40,8 +40,7 @@ class Pieces:
     def chunks(self) -> Iterator[Bytes]:
         """Yield the bytes of the whole tensor.
 
-        Raises:
-            TrainingError: parts that should be copies differ, or a file became shorter.
+        Raises TrainingError when parts that should be copies differ, or a file became shorter.
         """
         if self.axis is None:
             return self._same()

@@ -50,8 +50,7 @@ class Entry:
 def read_release(directory: Path) -> list[File]:
     """Return consolidated.00.pth, consolidated.01.pth, … of `directory`, all headers read.
 
-    Raises:
-        TrainingError: there are none, one of them is missing or cannot be read.
+    Raises TrainingError when there are none, one of them is missing or cannot be read.
     """
     paths = sorted(directory.glob("consolidated.*.pth"))
     if not paths:
@@ -66,8 +65,7 @@ def read_release(directory: Path) -> list[File]:
 def assemble(files: Sequence[File], params: Params) -> list[Pieces]:
     """Return every tensor of the model with its parts, in the order that a forward pass uses.
 
-    Raises:
-        TrainingError: too few or too many files, a missing or unknown tensor, a wrong shape.
+    Raises TrainingError for too few or too many files, a missing or unknown tensor, a wrong shape.
     """
     _check_count(files, params)
     vocab = params.vocab or files[0].find("tok_embeddings.weight").shape[0]
