@@ -1,12 +1,11 @@
 """An older Hugging Face directory (pytorch_model*.bin or safetensors) to a clean one."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from training.convert.output import Report, report, write_copies
 from training.errors import TrainingError
 from training.files import JsonObject, write_aside
-from training.merge.composition import EMBEDDINGS, HEADS, same_values
+from training.merge.composition import EMBEDDINGS, HEADS, embedding_rows, same_values
 from training.model_directory.directory import read_model_directory
 from training.model_directory.model_files import copy_model_files
 from training.model_directory.provenance import write_provenance
@@ -35,15 +34,11 @@ def convert_directory(
     notes = _drop_tied_head(model.config, tensors)
     with write_aside(output) as aside:
         shards, sums = write_copies(tensors, aside, max_shard_size, dtype)
-        notes += copy_model_files(model, [], aside, {"dtype": dtype}, _rows(tensors), chat)
+        rows = embedding_rows(tensors)
+        notes += copy_model_files(model, [], aside, {"dtype": dtype}, rows, chat)
         details = {"converted_from": "Hugging Face directory", "dtype": dtype or "as in the source"}
         write_provenance(aside, source, (), sums, details)
     return report(shards, notes)
-
-
-def _rows(tensors: Mapping[str, StoredTensor]) -> int | None:
-    rows = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)]
-    return rows[0] if rows else None
 
 
 def _drop_tied_head(config: JsonObject, tensors: Tensors) -> list[str]:

@@ -6,17 +6,9 @@ from itertools import chain
 from math import prod
 from pathlib import Path
 
-from training.progress import Meter
 from training.weights.rounding import CHUNK_ELEMENTS, copy_chunk
 from training.weights.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor
-from training.weights.shards import (
-    Shard,
-    check_shards,
-    plan_shards,
-    total_size,
-    write_index,
-    write_shard,
-)
+from training.weights.shards import Shard, plan_shards, total_size, write_shards
 from training.weights.torch_files import CODES
 
 Chunks = Callable[[StoredTensor], Iterable[Bytes]]
@@ -52,14 +44,7 @@ def write_weights(shards: Sequence[Shard], chunks: Chunks) -> dict[str, str]:
 
     Raises TrainingError when the chunks do not make up the plan, or the disk holds something else.
     """
-    sums = {}
-    with Meter("convert", total_size(shards), "B") as progress:
-        for shard in shards:
-            counted = _counted(shard, chunks, progress.update)
-            sums[shard[0].path.name] = write_shard(shard, counted)
-    write_index(shards)
-    check_shards(shards, sums)
-    return sums
+    return write_shards("convert", shards, lambda shard: chain.from_iterable(map(chunks, shard)))
 
 
 def copied(source: StoredTensor, dtype: str) -> Iterator[Bytes]:
@@ -72,13 +57,6 @@ def copied(source: StoredTensor, dtype: str) -> Iterator[Bytes]:
         yield copy_chunk(source, dtype, first, min(CHUNK_ELEMENTS, count - first))
 
 
-def _counted(shard: Shard, chunks: Chunks, progress: Callable[[int], object]) -> Iterator[Bytes]:
-    for target in shard:
-        for chunk in chunks(target):
-            yield chunk
-            progress(len(chunk))
-
-
 def report(shards: Sequence[Shard], notes: list[str]) -> Report:
     """Return the counts of what `shards` hold."""
-    return Report(len([*chain(*shards)]), total_size(shards), len(shards), notes)
+    return Report(sum(map(len, shards)), total_size(shards), len(shards), notes)

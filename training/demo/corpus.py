@@ -81,18 +81,7 @@ def _facts(rng: Random) -> str:
 
 def _state(rng: Random, disease: Disease, fact: str) -> str:
     first, second = rng.sample(disease.symptoms, 2)
-    return fact.format(
-        d=disease.name,
-        a=disease.alias,
-        n=disease.standard,
-        c=disease.cause,
-        p=disease.part,
-        x=first,
-        y=second,
-        m=disease.drug,
-        e=disease.exam,
-        w=disease.ward,
-    )
+    return fact.format(**disease.words, n=disease.standard, x=first, y=second)
 
 
 def _glossary(rng: Random) -> str:

@@ -112,6 +112,4 @@ def doctor_reply(rng: Random) -> Draft:
 
 
 def _say(pattern: str, disease: Disease, symptom: str, other: str, span: str) -> str:
-    return pattern.format(
-        s=symptom, t=other, u=span, d=disease.name, m=disease.drug, e=disease.exam, w=disease.ward
-    )
+    return pattern.format(**disease.words, s=symptom, t=other, u=span)

@@ -92,14 +92,9 @@ def _fill(rng: Random, pattern: str) -> str:
     disease = rng.choice(DISEASES)
     symptom, other = rng.sample(disease.symptoms, 2)
     return pattern.format(
-        d=disease.name,
+        **disease.words,
         s=symptom,
         t=other,
-        m=disease.drug,
-        e=disease.exam,
-        w=disease.ward,
-        p=disease.part,
-        c=disease.cause,
         n=rng.randint(2, 30),
         k=rng.randint(50, 80),
         u=rng.choice(SPANS),

@@ -16,6 +16,12 @@ class Disease(NamedTuple):
     ward: str
     cause: str
 
+    @property
+    def words(self) -> dict[str, str]:
+        """Some of them by the letters that stand for them in patterns."""
+        names = {"d": self.name, "a": self.alias, "p": self.part, "c": self.cause}
+        return names | {"m": self.drug, "e": self.exam, "w": self.ward}
+
 
 _TABLE = """
 感冒|伤风着凉|急性上呼吸道感染|鼻腔|流涕 打喷嚏 发热|布洛芬|血常规|呼吸科|受凉

@@ -104,11 +104,4 @@ def _other_way(rng: Random, way: str) -> str:
 
 
 def _reply(rng: Random, disease: Disease, way: str) -> str:
-    return _REPLIES[way].format(
-        d=disease.name,
-        m=disease.drug,
-        c=disease.cause,
-        e=disease.exam,
-        s=rng.choice(disease.symptoms),
-        w=disease.ward,
-    )
+    return _REPLIES[way].format(**disease.words, s=rng.choice(disease.symptoms))

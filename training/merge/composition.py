@@ -201,5 +201,11 @@ def _values(tensor: StoredTensor, first: int) -> NDArray[np.float32]:
     return as_floats(data, tensor.dtype)
 
 
+def embedding_rows(tensors: Mapping[str, StoredTensor]) -> int | None:
+    """Return the rows of the embeddings; None when none have a known name."""
+    name = _first(tensors, EMBEDDINGS)
+    return None if name is None else tensors[name].shape[0]
+
+
 def _first(names: Iterable[str], endings: tuple[str, ...]) -> str | None:
     return next((name for name in names if name.endswith(endings)), None)

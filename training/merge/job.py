@@ -25,7 +25,7 @@ from training.model_directory.model_files import copy_model_files
 from training.model_directory.provenance import write_provenance
 from training.weights.rounding import Tally
 from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor
-from training.weights.shards import Shard, check_shards, plan_shards, total_size
+from training.weights.shards import Shard, plan_shards, total_size
 from training.weights.torch_files import CODES
 
 
@@ -75,7 +75,6 @@ def merge(
         notes = model.notes + copy_model_files(source, adapters, aside, changes, model.rows)
         written = write_weights(shards, model.parts)
         _check_changed(loras, written)
-        check_shards(shards, written.sums)
         report = _report(shards, written, notes)
         report = _verified(report, base, loras, aside, prompts)
         used = [prefix] if prefix else loras

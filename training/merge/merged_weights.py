@@ -7,11 +7,10 @@ from math import prod
 
 from training.merge.composition import Part
 from training.merge.lora import total_change
-from training.progress import Meter
 from training.weights.pipeline import done_ahead
 from training.weights.rounding import CHUNK_ELEMENTS, Tally, copy_chunk, merge_chunk
 from training.weights.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor
-from training.weights.shards import Shard, total_size, write_index, write_shard
+from training.weights.shards import Shard, write_shards
 
 AHEAD = 4  # chunks computed while others are hashed and written; a second thread only contends
 
@@ -35,23 +34,21 @@ class Chunk:
 
 
 def write_weights(shards: Sequence[Shard], parts: Mapping[str, Part]) -> Written:
-    """Write every planned shard and the index.
+    """Write every planned shard and the index, and check them.
 
-    Raises TrainingError when a weight holds NaN or Inf.
+    Raises TrainingError when a weight holds NaN or Inf, or the disk something else.
     """
     written = Written()
     written.changed |= {name for name, part in parts.items() if part.replaced}
-    with Meter("merge", total_size(shards), "B") as progress:
-        for shard in shards:
-            chunks = _take(done_ahead(_jobs(shard, parts), AHEAD), written, progress.update)
-            written.sums[shard[0].path.name] = write_shard(shard, chunks)
-    write_index(shards)
+
+    def chunks(shard: Shard) -> Iterator[Bytes]:
+        return _take(done_ahead(_jobs(shard, parts), AHEAD), written)
+
+    written.sums |= write_shards("merge", shards, chunks)
     return written
 
 
-def _take(
-    chunks: Iterator[Chunk], written: Written, progress: Callable[[int], object]
-) -> Iterator[Bytes]:
+def _take(chunks: Iterator[Chunk], written: Written) -> Iterator[Bytes]:
     """Count what passes by. In order, so that equal inputs give equal sums."""
     for chunk in chunks:
         if chunk.tally:
@@ -59,7 +56,6 @@ def _take(
             if chunk.tally.differs:
                 written.changed.add(chunk.name)
         yield chunk.data
-        progress(len(chunk.data))
 
 
 def _jobs(shard: Shard, parts: Mapping[str, Part]) -> Iterator[Callable[[], Chunk]]:

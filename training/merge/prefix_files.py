@@ -48,10 +48,7 @@ class PrefixAdapter:
 
 
 def refuse_prefixed(base: ModelDirectory) -> None:
-    """Refuse a base that has a prefix already: with other weights or another, it means nothing.
-
-    Raises TrainingError when it has.
-    """
+    """Raise TrainingError when the base has a prefix: it means nothing with other weights."""
     if base.config.get("prefix_tokens"):
         raise TrainingError(
             f"{base.path} holds a trained prefix: merge into the model that the prefix was put into"

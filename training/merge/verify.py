@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
 from training.errors import TrainingError
-from training.merge.composition import EMBEDDINGS, HEADS
+from training.merge.composition import EMBEDDINGS, HEADS, embedding_rows
 from training.merge.peft_adapter import Adapter
 from training.merge.verdict import UnfaithfulMergeError, Verdict
 from training.model_directory.model_files import has_tokenizer
@@ -29,9 +29,9 @@ def verify(
 
     Both run in fp32, one after the other, so that only the weights' rounding differs. What it
     explains is measured: the merged weights are moved at random by as much as rounding may have
-    moved them, and the logits may differ by MARGIN times what that makes of them. Raises
-    UnfaithfulMergeError when they differ by more.
-    Raises TrainingError when peft cannot load the adapters.
+    moved them, and the logits may differ by MARGIN times what that makes of them.
+    Raises UnfaithfulMergeError when they differ by more, TrainingError when peft cannot load the
+    adapters.
     """
     ids = _token_ids(merged, prompts)
     model = _load(merged)
@@ -75,7 +75,7 @@ def _reference(base: Path, adapters: Sequence[Adapter]) -> PreTrainedModel:
 
 def _add(model: PreTrainedModel, adapter: Adapter) -> PeftModel:
     """Return `model` with the adapter active; peft must find every tensor that it expects."""
-    rows = _rows(adapter) or model.get_input_embeddings().weight.shape[0]
+    rows = embedding_rows(adapter.whole) or model.get_input_embeddings().weight.shape[0]
     if rows != model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(rows, mean_resizing=False)
     with warnings.catch_warnings():
@@ -91,12 +91,6 @@ def _add(model: PreTrainedModel, adapter: Adapter) -> PeftModel:
 
 def _touches_ends(adapter: Adapter) -> bool:
     return any(name.endswith((*EMBEDDINGS, *HEADS)) for name in (*adapter.pairs, *adapter.whole))
-
-
-def _rows(adapter: Adapter) -> int | None:
-    """Return the rows of the embeddings that an adapter brings whole, None without them."""
-    shapes = [tensor.shape for name, tensor in adapter.whole.items() if name.endswith(EMBEDDINGS)]
-    return shapes[0][0] if shapes else None
 
 
 def _token_ids(directory: Path, prompts: Sequence[str]) -> list[torch.Tensor]:

@@ -20,10 +20,7 @@ class ModelDirectory:
 
     @cached_property
     def tensors(self) -> Mapping[str, StoredTensor]:
-        """Every tensor by name; read when first needed, since .bin files take torch to read.
-
-        Raises TrainingError as weights.directory.read_model does.
-        """
+        """What read_model returns; read when first needed, since .bin files take torch to read."""
         return read_model(self.path)
 
 

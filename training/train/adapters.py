@@ -4,14 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import (
-    AdaLoraConfig,
-    LoraConfig,
-    PeftConfig,
-    PeftModel,
-    PrefixTuningConfig,
-    get_peft_model,
-)
+from peft import AdaLoraConfig, LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from torch.nn import Linear, Module, Parameter
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -58,7 +51,9 @@ def add_adapter(
     return wrapped
 
 
-def _peft_config(model: PreTrainedModel, config: TrainConfig, updates: int) -> PeftConfig:
+def _peft_config(
+    model: PreTrainedModel, config: TrainConfig, updates: int
+) -> LoraConfig | PrefixTuningConfig:
     (settings,) = config.kinds.values()
     if isinstance(settings, LoraSettings):
         return _lora(settings)

@@ -1,6 +1,6 @@
 """The weights of a model or adapter directory, whichever way they were saved."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from training.errors import TrainingError
@@ -16,7 +16,7 @@ def read_model(directory: Path) -> dict[str, StoredTensor]:
     """Return every tensor of a model directory by name, in the order of files and bytes.
 
     Safetensors go before pytorch_model*.bin when both are there, as in transformers. Raises
-    TrainingError when no weights there, a file is missing or damaged, or the index is wrong.
+    TrainingError when there are no weights, a file is missing or damaged, or the index is wrong.
     """
     for index, single in ((INDEX, SINGLE), (TORCH_INDEX, TORCH_SINGLE)):
         if (directory / index).exists():
@@ -56,10 +56,14 @@ def _read_sharded(index: Path) -> dict[str, StoredTensor]:
     for file in sorted(set(weight_map.values())):
         header = read_file(index.parent / file)
         tensors |= {name: t for name, t in header.items() if weight_map.get(name) == file}
-    missing = sorted(n for n in weight_map.keys() - tensors.keys() if not n.endswith(COMPUTED))
+    _check_complete(index, weight_map, tensors)
+    return tensors
+
+
+def _check_complete(index: Path, weight_map: Mapping[str, str], names: Collection[str]) -> None:
+    missing = sorted(n for n in weight_map if n not in names and not n.endswith(COMPUTED))
     if missing:
         raise TrainingError(
             f"{index} names {missing[0]}, which {weight_map[missing[0]]} lacks"
             " (the shards belong to another index: download them again)"
         )
-    return tensors

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from training.errors import TrainingError
 from training.files import write_json
+from training.progress import Meter
 from training.weights.directory import read_model
 from training.weights.safetensors_stream import FLOAT_SIZES, INDEX, SINGLE, Bytes, StoredTensor
 
@@ -81,6 +82,29 @@ def _header(shard: Shard) -> bytes:
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
+
+
+def write_shards(
+    title: str, shards: Sequence[Shard], chunks: Callable[[Shard], Iterable[Bytes]]
+) -> dict[str, str]:
+    """Write every planned shard and the index, then check them; return each file's sha256 by name.
+
+    `chunks` gives a shard's bytes; `title` stands before the progress bar.
+    Raises TrainingError when the chunks do not make up the plan, or the disk holds something else.
+    """
+    sums = {}
+    with Meter(title, total_size(shards), "B") as meter:
+        for shard in shards:
+            sums[shard[0].path.name] = write_shard(shard, _counted(chunks(shard), meter))
+    write_index(shards)
+    check_shards(shards, sums)
+    return sums
+
+
+def _counted(chunks: Iterable[Bytes], meter: Meter) -> Iterator[Bytes]:
+    for chunk in chunks:
+        yield chunk
+        meter.update(len(chunk))
 
 
 def write_shard(shard: Shard, chunks: Iterable[Bytes]) -> str:

@@ -42,12 +42,7 @@ def _load(path: Path) -> "dict[str, torch.Tensor]":
     import torch
 
     try:
-        if not is_zipfile(path):
-            path.stat()
-            raise TrainingError(
-                f"{path} is not a whole file of torch.save (or written by torch before 1.6): load"
-                " it with torch.load(weights_only=True) and save it again, or get it again"
-            )
+        _check_zip(path)
         state: Any = torch.load(path, map_location="meta", weights_only=True)
     except OSError as error:
         raise TrainingError(f"cannot read {path}: {error.strerror}") from error
@@ -60,6 +55,15 @@ def _load(path: Path) -> "dict[str, torch.Tensor]":
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise TrainingError(f"{path} is not a state dict: expected tensors by name")
     return state
+
+
+def _check_zip(path: Path) -> None:
+    path.stat()
+    if not is_zipfile(path):
+        raise TrainingError(
+            f"{path} is not a whole file of torch.save (or written by torch before 1.6): load it"
+            " with torch.load(weights_only=True) and save it again, or get it again"
+        )
 
 
 def _stored(path: Path, name: str, tensor: "torch.Tensor") -> StoredTensor:

@@ -20,7 +20,7 @@ def read_size(
 ) -> int:
     """Return the whole number above 0 that the config read from `path` has under `key`.
 
-    Raises TrainingError when it is another value.
+    Raises TrainingError when there is another value.
     """
     value = config.get(key, default)
     if type(value) is not int or value < 1:

@@ -4,14 +4,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import transformers.modeling_gguf_pytorch_utils as gguf_utils
 from tqdm import tqdm
-from transformers import (
-    AutoModelForCausalLM,
-    GgufConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    modeling_gguf_pytorch_utils,
-)
+from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from training.convert.gguf.tokenizer import read_tokenizer
 from training.progress import hush_transformers
@@ -24,7 +19,7 @@ def read_gguf(place: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedToken
     """
     hush_transformers()
     # its own bar, which heeds no setting: None hides it where there is no terminal
-    modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=None)
+    gguf_utils.tqdm = partial(tqdm, disable=None)
     model = AutoModelForCausalLM.from_pretrained(
         place.parent,
         gguf_file=place.name,
