@@ -59,7 +59,7 @@ class Meter:
         elif self.shown and self.clock() - self._last_line >= _EVERY_S:
             if self._first < self.done < self.total:
                 seconds = round((self.total - self.done) / self._rate())
-                self._tell(f"{timedelta(seconds=seconds)} left")
+                self._print_line(f"{timedelta(seconds=seconds)} left")
             self._last_line = self.clock()
 
     def write(self, text: str) -> None:
@@ -74,11 +74,11 @@ class Meter:
         if self._bar is not None:
             self._bar.close()
         elif self.shown and self.leave and self.done > self._first:
-            self._tell(f"took {timedelta(seconds=round(self.clock() - self._began))}")
+            self._print_line(f"took {timedelta(seconds=round(self.clock() - self._began))}")
 
-    def _tell(self, time_told: str) -> None:
+    def _print_line(self, time_note: str) -> None:
         counts = f"{self._amount(self.done)}/{self._amount(self.total)}{self._units}"
-        parts = [f"{self.title}: {counts} ({self.done / self.total:.0%})", self._speed(), time_told]
+        parts = [f"{self.title}: {counts} ({self.done / self.total:.0%})", self._speed(), time_note]
         print(", ".join(filter(None, [*parts, self._note])), file=self.stream, flush=True)
 
     def _speed(self) -> str:
@@ -108,7 +108,7 @@ def _sized(count: float) -> str:
     return tqdm.format_sizeof(count)
 
 
-def hush_transformers(*, shown: bool = True) -> None:
+def hide_transformers_bars(*, shown: bool = True) -> None:
     """Without a terminal, or unless `shown`, keep transformers from drawing bars of its own."""
     if not (shown and sys.stderr.isatty()):
         from transformers.utils import logging

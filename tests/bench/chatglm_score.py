@@ -86,10 +86,10 @@ def _base(folder: Path) -> Path:
     """A directory such as training.convert chatglm writes."""
     from training.convert.chatglm.tokenizer import read_pieces, tokenizer_from_pieces
     from training.demo.corpus import corpus
-    from training.demo.tasks import read_rows
+    from training.demo.tasks import read_split
     from training.model_directory.templates import read_template
 
-    questions = [row["input"] for row in read_rows(DEMO / "data" / "train.json")]
+    questions = [row["input"] for row in read_split(DEMO / "data" / "train.json")]
     documents = corpus(questions, PASSAGES, SEED)
     folder.mkdir()
     pieces = _pieces(documents, folder.parent / "ice_text.model")
@@ -133,7 +133,7 @@ def _pretrained(documents: list[str], tokenizer: Any) -> Any:
     import torch
 
     from training.chatglm import ChatGLM6BConfig, ChatGLM6BForConditionalGeneration
-    from training.demo.base import fit
+    from training.demo.base import optimise
 
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in ("[gMASK]", "[MASK]", "<pad>")}
     config = ChatGLM6BConfig(
@@ -149,7 +149,7 @@ def _pretrained(documents: list[str], tokenizer: Any) -> Any:
     _start_copying(model)
     batches = _batches(documents, tokenizer, ids)
     losses = (model(**batch).loss for batch in batches)
-    return fit(model, losses, STEPS, 3e-3, "pre-training a tiny ChatGLM")
+    return optimise(model, losses, STEPS, 3e-3, "pre-training a tiny ChatGLM")
 
 
 def _start_copying(model: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.models import tiny_llama
 from training.dataset.collate import IGNORED, Batch, Features, pad
-from training.train.checkpoints import Progress
+from training.train.checkpoints import RunProgress
 from training.train.config import TrainConfig
 from training.train.distributed import Processes
 from training.train.loop import fit
@@ -61,7 +61,7 @@ def main() -> int:
     for _ in range(2):  # one after the other and again: the machine may be busy
         for name, way in ways.items():
             started = time.monotonic()
-            fit(way, Progress())
+            fit(way, RunProgress())
             speed = way.order.updates * way.order.batch_size / (time.monotonic() - started)
             best[name] = max(best[name], speed)
             shutil.rmtree(way.folder / f"checkpoint-{way.order.updates}")

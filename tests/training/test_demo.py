@@ -13,18 +13,18 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.demo import ROWS, build_demo
+from training.demo import SPLIT_SIZES, build_demo
 from training.demo.base import Size, frequent_characters, train_sentencepiece
 from training.demo.corpus import corpus
 from training.demo.draft import Draft
 from training.demo.tasks import (
     LABEL_TASKS,
     TASKS,
-    Row,
+    SplitRow,
     Task,
     distinct_drafts,
     make_splits,
-    read_rows,
+    read_split,
 )
 from training.errors import TrainingError
 from training.model_directory.tokenizer import tokenizer_from_sentencepiece
@@ -50,12 +50,12 @@ LINES = {
 
 
 @pytest.fixture(scope="module")
-def splits() -> dict[str, list[Row]]:
-    return make_splits(ROWS, seed=13)
+def splits() -> dict[str, list[SplitRow]]:
+    return make_splits(SPLIT_SIZES, seed=13)
 
 
 @pytest.fixture(scope="module")
-def rows(splits: dict[str, list[Row]]) -> list[Row]:
+def rows(splits: dict[str, list[SplitRow]]) -> list[SplitRow]:
     return [row for split in splits.values() for row in split]
 
 
@@ -76,7 +76,7 @@ def tokenizer(demo: Path) -> Any:
 def _sentencepiece(folder: Path, prefix: bool) -> Path:
     """A tokenizer model of the demo's text; `prefix` as real LLaMA models have it."""
     path = folder / "tokenizer.model"
-    questions = [row["input"] for row in make_splits(ROWS, seed=13)["train"]]
+    questions = [row["input"] for row in make_splits(SPLIT_SIZES, seed=13)["train"]]
     train_sentencepiece(corpus(questions, 1000, seed=13), 5600, path)
     if prefix:
         from sentencepiece import sentencepiece_model_pb2
@@ -100,8 +100,8 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return reference, AutoTokenizer.from_pretrained(folder / "fast")
 
 
-def test_every_task_has_its_share_of_every_split(splits: dict[str, list[Row]]) -> None:
-    for name, size in ROWS.items():
+def test_every_task_has_its_share_of_every_split(splits: dict[str, list[SplitRow]]) -> None:
+    for name, size in SPLIT_SIZES.items():
         counts = Counter((row["task_dataset"], row["task_type"]) for row in splits[name])
         assert counts == {(task.dataset, task.kind): size for task in TASKS}
     assert len(TASKS) == 16
@@ -109,24 +109,24 @@ def test_every_task_has_its_share_of_every_split(splits: dict[str, list[Row]]) -
     assert len(splits["dev"]) == len(splits["test"]) == 160
 
 
-def test_rows_have_the_benchmarks_fields_and_unique_ids(splits: dict[str, list[Row]]) -> None:
+def test_rows_have_the_benchmarks_fields_and_unique_ids(splits: dict[str, list[SplitRow]]) -> None:
     for name, rows in splits.items():
         assert all(list(row) == FIELDS for row in rows)
         assert {row["sample_id"] for row in rows} == {f"{name}-{i + 1}" for i in range(len(rows))}
 
 
-def test_no_input_occurs_twice_in_or_across_splits(rows: list[Row]) -> None:
+def test_no_input_occurs_twice_in_or_across_splits(rows: list[SplitRow]) -> None:
     asked = [row["input"].removesuffix("答：").strip() for row in rows]
     assert len(set(asked)) == len(asked)
 
 
-def test_answers_have_the_official_formats(rows: list[Row]) -> None:
+def test_answers_have_the_official_formats(rows: list[SplitRow]) -> None:
     for row in rows:
         pattern = LINES.get(row["task_dataset"])
         assert pattern is None or re.fullmatch(pattern, row["target"]), row
 
 
-def test_answers_keep_to_the_choices_and_choices_stand_in_the_input(rows: list[Row]) -> None:
+def test_answers_keep_to_the_choices_and_choices_stand_in_the_input(rows: list[SplitRow]) -> None:
     for row in rows:
         task, choices = row["task_dataset"], row["answer_choices"]
         if choices:
@@ -137,14 +137,14 @@ def test_answers_keep_to_the_choices_and_choices_stand_in_the_input(rows: list[R
             assert set(row["target"].split("，")) <= set(choices)
 
 
-def test_what_an_answer_extracts_stands_in_the_input(rows: list[Row]) -> None:
+def test_what_an_answer_extracts_stands_in_the_input(rows: list[SplitRow]) -> None:
     for row in rows:
         if row["task_dataset"] in ("CMeEE-V2", "IMCS-V2-NER"):
             found = "，".join(line.split("：")[1] for line in row["target"].split("\n")[1:])
             assert all(word in row["input"] for word in found.split("，"))
 
 
-def test_every_label_of_a_label_task_is_trained(splits: dict[str, list[Row]]) -> None:
+def test_every_label_of_a_label_task_is_trained(splits: dict[str, list[SplitRow]]) -> None:
     labels = {
         name: {(r["task_dataset"], r["target"]) for r in rows if r["task_dataset"] in LABEL_TASKS}
         for name, rows in splits.items()
@@ -176,7 +176,7 @@ def test_asking_for_more_samples_than_the_rules_give_is_an_error() -> None:
 
 
 def test_test_targets_are_empty_and_kept_apart(demo: Path) -> None:
-    asked, gold = (read_rows(demo / "data" / name) for name in ("test.json", "test_gold.json"))
+    asked, gold = (read_split(demo / "data" / name) for name in ("test.json", "test_gold.json"))
     assert all(row["target"] == "" for row in asked)
     assert all(row["target"] for row in gold)
     assert asked == [row | {"target": ""} for row in gold]
@@ -214,7 +214,7 @@ def test_the_base_is_a_complete_model_directory(demo: Path) -> None:
     assert json.loads((demo / "base" / "config.json").read_text())["dtype"] == "float32"
 
 
-def test_ids_equal_sentencepieces_on_all_demo_text(both: Any, rows: list[Row]) -> None:
+def test_ids_equal_sentencepieces_on_all_demo_text(both: Any, rows: list[SplitRow]) -> None:
     reference, fast = both
     texts = [text for row in rows for text in (row["input"], row["target"])]
     texts += ["".join(texts)[start : start + 999] for start in range(0, 20_000, 999)]
@@ -258,7 +258,7 @@ def _render(tokenizer: Any, *turns: str, system: str = "", ask: bool = True) -> 
 
 
 def test_one_question_is_rendered_with_one_bos_and_one_answer_mark(
-    tokenizer: Any, rows: list[Row]
+    tokenizer: Any, rows: list[SplitRow]
 ) -> None:
     assert _render(tokenizer, " 咳嗽？\n") == "<s>问：\n咳嗽？\n答：\n"
     assert _render(tokenizer, "咳嗽？答：") == "<s>问：\n咳嗽？\n答：\n"

@@ -41,7 +41,7 @@ def rotary(positions: torch.Tensor, head_dim: int, dtype: torch.dtype) -> Angles
     return both.cos().to(dtype), both.sin().to(dtype)
 
 
-def turn(states: torch.Tensor, angles: Angles) -> torch.Tensor:
+def rotate(states: torch.Tensor, angles: Angles) -> torch.Tensor:
     """Rotate [rows, heads, tokens, head_dim]: each half of a head by itself."""
     a, b, c, d = states.chunk(4, dim=-1)
     cosine, sine = angles
@@ -70,7 +70,7 @@ class ChatGLM6BAttention(nn.Module):
         rows, tokens, _ = hidden.shape
         mixed = self.query_key_value(hidden).view(rows, tokens, -1, 3 * self.head_dim)
         query, key, value = mixed.transpose(1, 2).chunk(3, dim=-1)
-        query, key = turn(query, angles), turn(key, angles)
+        query, key = rotate(query, angles), rotate(key, angles)
         if prefix is not None:
             before = prefix.to(key.dtype).unsqueeze(1).expand(-1, rows, -1, -1, -1)
             key, value = torch.cat((before[0], key), dim=2), torch.cat((before[1], value), dim=2)

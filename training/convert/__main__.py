@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from training.convert.output import Report
+from training.convert.output import ConversionReport
 from training.errors import TrainingError
 from training.pipes import run
 from training.sizes import size_in_bytes
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     started = time.monotonic()
     try:
-        report: Report = args.run(args)
+        report: ConversionReport = args.run(args)
     except (TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _llama(args: argparse.Namespace) -> Report:
+def _llama(args: argparse.Namespace) -> ConversionReport:
     from training.convert.meta.conversion import convert_llama
 
     return convert_llama(
@@ -123,7 +123,7 @@ def _llama(args: argparse.Namespace) -> Report:
     )
 
 
-def _hf(args: argparse.Namespace) -> Report:
+def _hf(args: argparse.Namespace) -> ConversionReport:
     from training.convert.directory import convert_directory
 
     return convert_directory(
@@ -131,13 +131,13 @@ def _hf(args: argparse.Namespace) -> Report:
     )
 
 
-def _chatglm(args: argparse.Namespace) -> Report:
+def _chatglm(args: argparse.Namespace) -> ConversionReport:
     from training.convert.chatglm.conversion import convert_chatglm
 
     return convert_chatglm(args.input, args.output, args.template, args.dtype, args.max_shard_size)
 
 
-def _gguf(args: argparse.Namespace) -> Report:
+def _gguf(args: argparse.Namespace) -> ConversionReport:
     from training.convert.gguf.conversion import convert_gguf
 
     return convert_gguf(args.input, args.output, args.template, args.dtype, args.max_shard_size)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from training.convert.output import Report, report, write_copies
+from training.convert.output import ConversionReport, summarise, write_copies
 from training.errors import TrainingError
 from training.files import JsonObject, write_aside
 from training.merge.composition import EMBEDDINGS, HEADS, embedding_rows, same_values
@@ -10,9 +10,7 @@ from training.model_directory.directory import read_model_directory
 from training.model_directory.model_files import copy_model_files
 from training.model_directory.provenance import write_provenance
 from training.model_directory.templates import read_template
-from training.weights.safetensors_stream import StoredTensor
-
-Tensors = dict[str, StoredTensor]
+from training.weights.safetensors_stream import StoredTensor, Tensors
 
 
 def convert_directory(
@@ -21,7 +19,7 @@ def convert_directory(
     template: str | None = None,
     dtype: str | None = None,
     max_shard_size: int = 2 * 10**9,
-) -> Report:
+) -> ConversionReport:
     """Write the model directory `output` from the Hugging Face directory `source`.
 
     `template` None keeps the checkpoint's own chat template; `dtype` is float16, bfloat16 or
@@ -38,10 +36,10 @@ def convert_directory(
         notes += copy_model_files(model, [], aside, {"dtype": dtype}, rows, chat)
         details = {"converted_from": "Hugging Face directory", "dtype": dtype or "as in the source"}
         write_provenance(aside, source, (), sums, details)
-    return report(shards, notes)
+    return summarise(shards, notes)
 
 
-def _drop_tied_head(config: JsonObject, tensors: Tensors) -> list[str]:
+def _drop_tied_head(config: JsonObject, tensors: dict[str, StoredTensor]) -> list[str]:
     """Leave a head out that loaders take from the embeddings anyway.
 
     Raises TrainingError when it is another one, which they would ignore or refuse.

@@ -1,13 +1,13 @@
 """A converted model's weights: written shard by shard with a progress bar, then checked."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
 from pathlib import Path
 
 from training.weights.rounding import CHUNK_ELEMENTS, copy_chunk
-from training.weights.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor
+from training.weights.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor, Tensors
 from training.weights.shards import Shard, plan_shards, total_size, write_shards
 from training.weights.torch_files import CODES
 
@@ -16,7 +16,7 @@ Chunks = Callable[[StoredTensor], Iterable[Bytes]]
 
 
 @dataclass(frozen=True)
-class Report:
+class ConversionReport:
     """What a conversion wrote: counts of tensors, bytes and weights files; notes for the user."""
 
     tensors: int
@@ -26,20 +26,20 @@ class Report:
 
 
 def write_copies(
-    tensors: Mapping[str, StoredTensor], directory: Path, limit: int, dtype: str | None
+    tensors: Tensors, directory: Path, limit: int, dtype: str | None
 ) -> tuple[list[Shard], dict[str, str]]:
     """Write the values of `tensors` under their keys, in files of at most `limit` bytes.
 
     `dtype` is float16, bfloat16 or float32, None keeps each tensor's own. Returns what is in which
     file, and each file's sha256 by name.
-    Raises TrainingError as write_weights and copied do.
+    Raises TrainingError as write_converted and copied do.
     """
     named = [replace(tensor, name=name) for name, tensor in tensors.items()]
     shards = plan_shards(named, directory, limit, CODES.get(dtype))
-    return shards, write_weights(shards, lambda to: copied(tensors[to.name], to.dtype))
+    return shards, write_converted(shards, lambda to: copied(tensors[to.name], to.dtype))
 
 
-def write_weights(shards: Sequence[Shard], chunks: Chunks) -> dict[str, str]:
+def write_converted(shards: Sequence[Shard], chunks: Chunks) -> dict[str, str]:
     """Write the planned `shards` and their index; return the sha256 of each file by name.
 
     Raises TrainingError when the chunks do not make up the plan, or the disk holds something else.
@@ -57,6 +57,6 @@ def copied(source: StoredTensor, dtype: str) -> Iterator[Bytes]:
         yield copy_chunk(source, dtype, first, min(CHUNK_ELEMENTS, count - first))
 
 
-def report(shards: Sequence[Shard], notes: list[str]) -> Report:
+def summarise(shards: Sequence[Shard], notes: list[str]) -> ConversionReport:
     """Return the counts of what `shards` hold."""
-    return Report(sum(map(len, shards)), total_size(shards), len(shards), notes)
+    return ConversionReport(sum(map(len, shards)), total_size(shards), len(shards), notes)

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from training.dataset.rendering import Sample
+from training.dataset.rendering import EncodedSample
 
 IGNORED = -100  # torch's cross_entropy leaves this label out
 Features = dict[str, list[int]]
 Batch = dict[str, torch.Tensor]
 
 
-def features(sample: Sample) -> Features:
+def features(sample: EncodedSample) -> Features:
     """`input_ids` and `labels` of equal length; only the answer carries a loss."""
     return {
         "input_ids": sample.prompt_ids + sample.answer_ids,

@@ -16,7 +16,7 @@ History = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Sample:
+class EncodedSample:
     """Token ids of one sample: the prompt (exactly one BOS), then the answer up to its end."""
 
     prompt_ids: list[int]
@@ -47,7 +47,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, history: History = ()) -> l
     return _encode(tokenizer, _render(tokenizer, prompt, history))
 
 
-def encode_sample(tokenizer: Tokenizer, row: Row, max_length: int) -> Sample:
+def encode_sample(tokenizer: Tokenizer, row: Row, max_length: int) -> EncodedSample:
     """Token ids of `row`, at most `max_length` of them.
 
     What is too long loses its oldest rounds first, then the middle of its prompt: questions stand
@@ -69,7 +69,7 @@ def encode_sample(tokenizer: Tokenizer, row: Row, max_length: int) -> Sample:
             f"{row.where}: the answer's {len(answer)} tokens leave no room for a prompt in "
             f"data.max_length={max_length}"
         )
-    return Sample(ids, answer, len(full) - len(ids))
+    return EncodedSample(ids, answer, len(full) - len(ids))
 
 
 def _encode_answer(tokenizer: Tokenizer, row: Row) -> list[int]:

@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from training.demo.base import Size, write_base
-from training.demo.tasks import read_rows, write_splits
+from training.demo.tasks import read_split, write_splits
 from training.files import write_aside
-from training.progress import hush_transformers
+from training.progress import hide_transformers_bars
 
-ROWS = {"train": 200, "dev": 10, "test": 10}  # samples per task
+SPLIT_SIZES = {"train": 200, "dev": 10, "test": 10}  # samples per task
 SIZE = Size()
 
 
 def build_demo(
-    output: Path, seed: int = 13, rows: Mapping[str, int] = ROWS, size: Size = SIZE
+    output: Path, seed: int = 13, rows: Mapping[str, int] = SPLIT_SIZES, size: Size = SIZE
 ) -> None:
     """Write `output`/data and `output`/base; a part that exists is complete, and kept.
 
@@ -26,7 +26,7 @@ def build_demo(
         with write_aside(data) as folder:
             write_splits(folder, rows, seed)
     if not base.exists():
-        questions = [row["input"] for row in read_rows(data / "train.json")]
+        questions = [row["input"] for row in read_split(data / "train.json")]
         with write_aside(base) as folder:
-            hush_transformers()
+            hide_transformers_bars()
             write_base(folder, questions, size, seed)

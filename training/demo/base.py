@@ -88,7 +88,7 @@ def pretrain(
     _start_copying(model)
     ids = [[*tokenizer.encode(text), tokenizer.eos_token_id] for text in documents]
     losses = _losses(model, ids, _blocks(ids, size, seed))
-    return fit(model, losses, size.steps, size.lr, "pre-training the demo base")
+    return optimise(model, losses, size.steps, size.lr, "pre-training the demo base")
 
 
 def _losses(
@@ -113,7 +113,7 @@ def _losses(
             yield cross_entropy(logits.flatten(0, 1), place[ids[:, 1:]].flatten())
 
 
-def fit(
+def optimise(
     model: LlamaForCausalLM, losses: Iterator[torch.Tensor], steps: int, lr: float, title: str
 ) -> LlamaForCausalLM:
     """Train every weight of `model` on as many `losses` as there are steps; in eval mode then.

@@ -33,10 +33,10 @@ def finding_states(rng: Random) -> Draft:
     labels = tuple(_FINDING)
     symptoms = rng.sample(rng.choice(DISEASES).symptoms, 2)
     said, lines = _in_states(rng, symptoms, _FINDING)
-    asked = rng.choice(("判断临床发现的阴阳性。", "下列临床发现病人有没有？"))
+    prompt = rng.choice(("判断临床发现的阴阳性。", "下列临床发现病人有没有？"))
     text = question(
         rng,
-        asked,
+        prompt,
         "医生：哪里不舒服？",
         f"患者：{said}。",
         f"临床发现实体：{listed(symptoms)}",
@@ -51,11 +51,11 @@ def symptom_states(rng: Random) -> Draft:
     labels = tuple(_SYMPTOM)
     before, *symptoms = rng.sample(rng.choice(DISEASES).symptoms, rng.choice((2, 3)))
     said, lines = _in_states(rng, symptoms, _SYMPTOM)
-    asked = rng.choice(("当前对话有哪些症状，阴阳性如何？", "找出当前对话的症状并判断阴阳性。"))
+    prompt = rng.choice(("当前对话有哪些症状，阴阳性如何？", "找出当前对话的症状并判断阴阳性。"))
     text = question(
         rng,
         f"对话历史：\n医生：{before}吗\n当前对话：\n患者：{said}",
-        asked,
+        prompt,
         f"选项：{listed(labels)}",
     )
     answer = "\n".join(["当前对话中的症状及其阴阳性判断为：", *lines])
@@ -71,7 +71,7 @@ def _in_states(
     return listed(said), [f"{symptom}：{state}" for symptom, state in pairs]
 
 
-def report(rng: Random) -> Draft:
+def consultation_report(rng: Random) -> Draft:
     """IMCS-V2-MRG: a consultation as a report of six sections."""
     disease, span = rng.choice(DISEASES), rng.choice(SPANS)
     main, denied, _ = rng.sample(disease.symptoms, 3)
@@ -90,9 +90,9 @@ def report(rng: Random) -> Draft:
         f"服用{disease.drug}",
     )
     lines = [f"{name}：{text}。" for name, text in zip(_REPORT, sections, strict=True)]
-    asked = rng.choice(("把问诊写成诊疗报告：", "请总结这段问诊："))
+    prompt = rng.choice(("把问诊写成诊疗报告：", "请总结这段问诊："))
     answer = "\n".join(["上述问诊对话的诊疗报告如下：", *lines])
-    return Draft(question(rng, asked, talk), answer)
+    return Draft(question(rng, prompt, talk), answer)
 
 
 def doctor_reply(rng: Random) -> Draft:
@@ -106,9 +106,9 @@ def doctor_reply(rng: Random) -> Draft:
     ]
     last = rng.randrange(len(turns))
     talk = [f"患者：{said}\n医生：{reply}" for said, reply in turns[max(0, last - 1) : last]]
-    asked = rng.choice(("医生接下来怎么说？", "写出医生的下一句回复："))
+    prompt = rng.choice(("医生接下来怎么说？", "写出医生的下一句回复："))
     said, reply = turns[last]
-    return Draft(question(rng, asked, *talk, f"患者：{said}"), reply)
+    return Draft(question(rng, prompt, *talk, f"患者：{said}"), reply)
 
 
 def _say(pattern: str, disease: Disease, symptom: str, other: str, span: str) -> str:

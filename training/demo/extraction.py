@@ -73,9 +73,9 @@ def relations(rng: Random) -> Draft:
         for name in choices
     ]
     text = f"{disease.name}患者{'，'.join(clauses)}。"
-    asked = rng.choice(("找出句中的关系三元组。", "句子里有哪些实体关系？"))
+    prompt = rng.choice(("找出句中的关系三元组。", "句子里有哪些实体关系？"))
     return Draft(
-        question(rng, text, asked, f"关系选项：{listed(choices)}"), "\n".join(lines), choices
+        question(rng, text, prompt, f"关系选项：{listed(choices)}"), "\n".join(lines), choices
     )
 
 
@@ -86,10 +86,10 @@ def standard_terms(rng: Random) -> Draft:
     candidates = [disease.standard for disease in found] + rng.sample(others, 2)
     rng.shuffle(candidates)
     stated = "伴".join(disease.alias for disease in found)
-    asked = rng.choice(("对应的标准诊断名是？", "请选出匹配的标准词："))
+    prompt = rng.choice(("对应的标准诊断名是？", "请选出匹配的标准词："))
     answer = listed([disease.standard for disease in found])
     return Draft(
-        question(rng, stated, asked, f"实体选项：{listed(candidates)}"), answer, candidates
+        question(rng, stated, prompt, f"实体选项：{listed(candidates)}"), answer, candidates
     )
 
 
@@ -98,20 +98,20 @@ def clinical_events(rng: Random) -> Draft:
     makers = rng.sample((_described, _denied, _suspected, _placed), 2)
     events = [make(rng) for make in makers]
     text = f"患者{rng.choice(SPANS)}来{'，'.join(said for said, _ in events)}。"
-    asked = rng.choice(("抽取临床发现事件及其属性。", "句中有哪些临床发现事件？"))
+    prompt = rng.choice(("抽取临床发现事件及其属性。", "句中有哪些临床发现事件？"))
     answer = "\n".join(["上述句子中的临床发现事件如下：", *(event for _, event in events)])
-    return Draft(question(rng, text, asked), answer)
+    return Draft(question(rng, text, prompt), answer)
 
 
 def _entities(
-    rng: Random, patterns: tuple[str, ...], types: tuple[str, ...], asks: tuple[str, str]
+    rng: Random, patterns: tuple[str, ...], types: tuple[str, ...], prompts: tuple[str, str]
 ) -> Draft:
     text, mentions = _mentions(rng, rng.choice(patterns))
     choices = options(rng, rng.choice(tuple(mentions)), types, 3)
     lines = [f"{kind}实体：{listed(mentions.get(kind, []))}" for kind in choices]
     answer = "\n".join(["上述句子中的实体包含：", *lines])
-    asked = question(rng, rng.choice(asks), text, f"实体类型：{listed(choices)}")
-    return Draft(asked, answer, choices)
+    prompt = question(rng, rng.choice(prompts), text, f"实体类型：{listed(choices)}")
+    return Draft(prompt, answer, choices)
 
 
 def _mentions(rng: Random, pattern: str) -> tuple[str, dict[str, list[str]]]:

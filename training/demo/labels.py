@@ -55,17 +55,17 @@ def search_intent(rng: Random) -> Draft:
     """KUAKE-QIC: what a search for health advice wants to know."""
     query, intent = _sentence(rng, _INTENTS)
     choices = options(rng, intent, tuple(_INTENTS))
-    asked = rng.choice(("这句搜索想问的是哪一类？", "判断搜索词的意图类别："))
-    return Draft(question(rng, asked, query, f"选项：{listed(choices)}"), intent, choices)
+    prompt = rng.choice(("这句搜索想问的是哪一类？", "判断搜索词的意图类别："))
+    return Draft(question(rng, prompt, query, f"选项：{listed(choices)}"), intent, choices)
 
 
 def trial_criterion(rng: Random) -> Draft:
     """CHIP-CTC: the kind of a clinical trial's screening criterion."""
     text, kind = _sentence(rng, _CRITERIA)
     choices = options(rng, kind, tuple(_CRITERIA))
-    asked = rng.choice(("它属于哪类筛选标准？", "请选出这条入组标准的类型："))
+    prompt = rng.choice(("它属于哪类筛选标准？", "请选出这条入组标准的类型："))
     line = f"{rng.randint(1, 9)}、{text}；"
-    return Draft(question(rng, line, asked, f"选项：{listed(choices)}"), kind, choices)
+    return Draft(question(rng, line, prompt, f"选项：{listed(choices)}"), kind, choices)
 
 
 def dialogue_act(rng: Random) -> Draft:
@@ -78,8 +78,8 @@ def dialogue_act(rng: Random) -> Draft:
     choices = options(rng, act, labels)
     if act not in labels:
         choices.remove(act)
-    asked = rng.choice(("这句问诊对话的意图是？", "说话的人想做什么？"))
-    return Draft(question(rng, asked, text, f"选项：{listed(choices)}"), act, choices)
+    prompt = rng.choice(("这句问诊对话的意图是？", "说话的人想做什么？"))
+    return Draft(question(rng, prompt, text, f"选项：{listed(choices)}"), act, choices)
 
 
 def _sentence(rng: Random, patterns: Mapping[str, tuple[str, ...]]) -> tuple[str, str]:

@@ -37,8 +37,8 @@ def same_question(rng: Random) -> Draft:
         first, second = _two_ways(rng, disease, way)
     else:
         first, second = _ask(rng, disease, way), _ask(rng, disease, other)
-    asked = rng.choice(("这两句问的是同一件事吗？", "两个问题意思相同吗？"))
-    return _pair(rng, asked, (first, second), (gold, _SAME))
+    prompt = rng.choice(("这两句问的是同一件事吗？", "两个问题意思相同吗？"))
+    return _pair(rng, prompt, (first, second), (gold, _SAME))
 
 
 def answer_relevance(rng: Random) -> Draft:
@@ -47,8 +47,8 @@ def answer_relevance(rng: Random) -> Draft:
     disease, way = rng.choice(DISEASES), rng.choice(tuple(_WAYS))
     passage = _reply(rng, disease, way) if gold == "相关" else rng.choice(NOTICES)
     text = f"搜索：{_ask(rng, disease.name, way)}\n回答内容：{passage}"
-    asked = rng.choice(("回答能解决这个搜索吗？", "搜索和回答有关系吗？"))
-    return Draft(question(rng, text, asked, f"选项：{listed(_RELEVANT)}"), gold, list(_RELEVANT))
+    prompt = rng.choice(("回答能解决这个搜索吗？", "搜索和回答有关系吗？"))
+    return Draft(question(rng, text, prompt, f"选项：{listed(_RELEVANT)}"), gold, list(_RELEVANT))
 
 
 def query_relation(rng: Random) -> Draft:
@@ -63,8 +63,8 @@ def query_relation(rng: Random) -> Draft:
         first = narrow + first
     elif gold == "语义无直接关联":
         second = rng.choice(ERRANDS)
-    asked = rng.choice(("后一个搜索与前一个是什么关系？", "比较两个搜索词的含义："))
-    return _pair(rng, asked, (first, second), (gold, _SUBSET))
+    prompt = rng.choice(("后一个搜索与前一个是什么关系？", "比较两个搜索词的含义："))
+    return _pair(rng, prompt, (first, second), (gold, _SUBSET))
 
 
 def title_match(rng: Random) -> Draft:
@@ -78,16 +78,16 @@ def title_match(rng: Random) -> Draft:
         second = f"{disease}患者的日记"
     elif gold == "完全不匹配或者没有参考价值":
         second = rng.choice(ERRANDS)
-    asked = rng.choice(("标题与搜索有多匹配？", "判断后句对前句的匹配程度："))
-    return _pair(rng, asked, (first, second), (gold, _MATCH))
+    prompt = rng.choice(("标题与搜索有多匹配？", "判断后句对前句的匹配程度："))
+    return _pair(rng, prompt, (first, second), (gold, _MATCH))
 
 
 def _pair(
-    rng: Random, asked: str, pair: tuple[str, str], answer: tuple[str, tuple[str, ...]]
+    rng: Random, prompt: str, pair: tuple[str, str], answer: tuple[str, tuple[str, ...]]
 ) -> Draft:
     gold, labels = answer
     text = f"“{pair[0]}”，“{pair[1]}”。"
-    return Draft(question(rng, asked, text, f"选项：{listed(labels)}"), gold, list(labels))
+    return Draft(question(rng, prompt, text, f"选项：{listed(labels)}"), gold, list(labels))
 
 
 def _ask(rng: Random, disease: str, way: str) -> str:

@@ -10,7 +10,7 @@ from training.demo import dialogue, extraction, labels, pairs
 from training.demo.draft import Draft
 from training.errors import TrainingError
 
-Row = dict[str, Any]
+SplitRow = dict[str, Any]
 
 
 class Task(NamedTuple):
@@ -36,7 +36,7 @@ TASKS = (
     Task("IMCS-V2-NER", "ner", extraction.dialogue_entities),
     Task("IMCS-V2-DAC", "cls", labels.dialogue_act),
     Task("IMCS-V2-SR", "attr_cls", dialogue.symptom_states),
-    Task("IMCS-V2-MRG", "report_generation", dialogue.report),
+    Task("IMCS-V2-MRG", "report_generation", dialogue.consultation_report),
     Task("MedDG", "response_generation", dialogue.doctor_reply),
 )
 LABEL_TASKS = (
@@ -52,14 +52,14 @@ def write_splits(folder: Path, sizes: Mapping[str, int], seed: int) -> None:
     """
     splits = make_splits(sizes, seed)
     for name, rows in splits.items():
-        write_rows(folder / f"{name}.json", rows)
-    write_rows(folder / "test_gold.json", splits["test"])
-    write_rows(folder / "test.json", [row | {"target": ""} for row in splits["test"]])
+        write_split(folder / f"{name}.json", rows)
+    write_split(folder / "test_gold.json", splits["test"])
+    write_split(folder / "test.json", [row | {"target": ""} for row in splits["test"]])
 
 
-def make_splits(sizes: Mapping[str, int], seed: int) -> dict[str, list[Row]]:
+def make_splits(sizes: Mapping[str, int], seed: int) -> dict[str, list[SplitRow]]:
     """Draw the splits; no input occurs twice, in one split or in two."""
-    splits: dict[str, list[Row]] = {name: [] for name in sizes}
+    splits: dict[str, list[SplitRow]] = {name: [] for name in sizes}
     for task in TASKS:
         rng = Random(f"{task.dataset} {seed}")
         drafts = distinct_drafts(task, rng, sum(sizes.values()))
@@ -86,18 +86,18 @@ def distinct_drafts(task: Task, rng: Random, count: int) -> list[Draft]:
     )
 
 
-def write_rows(path: Path, rows: list[Row]) -> None:
+def write_split(path: Path, rows: list[SplitRow]) -> None:
     """One JSON object a line, UTF-8, LF."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_bytes(text.encode())
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a file that `write_rows` wrote."""
+def read_split(path: Path) -> list[SplitRow]:
+    """The rows of a file that `write_split` wrote."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def _row(task: Task, draft: Draft) -> Row:
+def _row(task: Task, draft: Draft) -> SplitRow:
     return {
         "input": draft.input,
         "target": draft.target,

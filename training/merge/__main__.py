@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from training.errors import TrainingError
-from training.merge.job import Report, merge
+from training.merge.job import MergeReport, merge
 from training.merge.verdict import PROMPTS, UnfaithfulMergeError
 from training.model_directory.hub import local_directory
 from training.pipes import run
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _print(report: Report, output: Path, seconds: float) -> None:
+def _print(report: MergeReport, output: Path, seconds: float) -> None:
     tally = report.tally
     print(
         f"{output}: {report.changed} of {report.tensors} tensors changed,"
@@ -67,7 +67,7 @@ def _print(report: Report, output: Path, seconds: float) -> None:
         print(f"warning: {_lost(report)}", file=sys.stderr)
 
 
-def _lost(report: Report) -> str:
+def _lost(report: MergeReport) -> str:
     finer = "float16 loses an eighth of that, --dtype " if report.dtype == "BF16" else ""
     return (
         f"{TORCH_NAMES[report.dtype]} is too coarse for this adapter: rounding lost"

@@ -11,9 +11,15 @@ from numpy.typing import NDArray
 
 from training.errors import TrainingError
 from training.merge.lora import Pair
-from training.merge.peft_adapter import Adapter
+from training.merge.peft_adapter import LoraAdapter
 from training.model_directory.directory import ModelDirectory
-from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor, as_floats, read_bytes
+from training.weights.safetensors_stream import (
+    FLOAT_SIZES,
+    StoredTensor,
+    Tensors,
+    as_floats,
+    read_bytes,
+)
 from training.weights.shards import cast
 
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight")
@@ -62,7 +68,7 @@ class Ends(NamedTuple):
     tied: bool
 
 
-def compose(base: ModelDirectory, adapters: Sequence[Adapter]) -> Composition:
+def compose(base: ModelDirectory, adapters: Sequence[LoraAdapter]) -> Composition:
     """Apply the adapters in order to the base's tensors, reading as little as possible.
 
     Low-rank changes add up; a whole tensor replaces what was there, so that the last one wins.
@@ -84,7 +90,7 @@ def compose(base: ModelDirectory, adapters: Sequence[Adapter]) -> Composition:
     return result
 
 
-def _find_ends(base: ModelDirectory, adapters: Sequence[Adapter]) -> Ends | None:
+def _find_ends(base: ModelDirectory, adapters: Sequence[LoraAdapter]) -> Ends | None:
     """None when the base has no embeddings by a known name."""
     embedding = _first(base.tensors, EMBEDDINGS)
     if embedding is None:
@@ -94,7 +100,7 @@ def _find_ends(base: ModelDirectory, adapters: Sequence[Adapter]) -> Ends | None
     return Ends(embedding, head, bool(base.config.get("tie_word_embeddings")))
 
 
-def _apply(adapter: Adapter, start: Mapping[str, Part], result: Composition) -> None:
+def _apply(adapter: LoraAdapter, start: Mapping[str, Part], result: Composition) -> None:
     """Add one adapter to `result`, which has the parts of `start` before the first."""
     replaced = _replace_whole(adapter, start, result)
     if not _add_pairs(adapter, result.parts) and not replaced:
@@ -104,7 +110,7 @@ def _apply(adapter: Adapter, start: Mapping[str, Part], result: Composition) -> 
         )
 
 
-def _replace_whole(adapter: Adapter, start: Mapping[str, Part], result: Composition) -> bool:
+def _replace_whole(adapter: LoraAdapter, start: Mapping[str, Part], result: Composition) -> bool:
     """Put the adapter's whole tensors in place; return whether one is not the base's."""
     changed = False
     for name, tensor in adapter.whole.items():
@@ -118,7 +124,7 @@ def _replace_whole(adapter: Adapter, start: Mapping[str, Part], result: Composit
     return changed
 
 
-def _add_pairs(adapter: Adapter, parts: dict[str, Part]) -> bool:
+def _add_pairs(adapter: LoraAdapter, parts: dict[str, Part]) -> bool:
     """Add the adapter's low-rank changes to `parts`; return whether one is not zero."""
     changed = False
     for name, pair in adapter.pairs.items():
@@ -201,7 +207,7 @@ def _values(tensor: StoredTensor, first: int) -> NDArray[np.float32]:
     return as_floats(data, tensor.dtype)
 
 
-def embedding_rows(tensors: Mapping[str, StoredTensor]) -> int | None:
+def embedding_rows(tensors: Tensors) -> int | None:
     """Return the rows of the embeddings; None when none have a known name."""
     name = _first(tensors, EMBEDDINGS)
     return None if name is None else tensors[name].shape[0]

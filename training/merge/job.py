@@ -9,8 +9,8 @@ from pathlib import Path
 from training.errors import TrainingError
 from training.files import write_aside
 from training.merge.composition import compose
-from training.merge.merged_weights import Written, write_weights
-from training.merge.peft_adapter import Adapter, read_adapter
+from training.merge.merged_weights import Written, write_merged
+from training.merge.peft_adapter import LoraAdapter, read_adapter
 from training.merge.prefix_files import (
     PrefixAdapter,
     config_changes,
@@ -30,7 +30,7 @@ from training.weights.torch_files import CODES
 
 
 @dataclass(frozen=True)
-class Report:
+class MergeReport:
     """What a merge did: counts of tensors, bytes and files, the rounding tally, notes.
 
     `dtype` is that of most of the weights written: F16, BF16 or F32.
@@ -53,7 +53,7 @@ def merge(
     max_shard_size: int = 2 * 10**9,
     dtype: str | None = None,
     prompts: Sequence[str] = (),
-) -> Report:
+) -> MergeReport:
     """Merge `adapters` into `base` and write the model directory `output`.
 
     `max_shard_size` is in bytes; `dtype` is float16, bfloat16 or float32, None keeps each tensor's
@@ -73,7 +73,7 @@ def merge(
             changes |= config_changes(source, prefix)
             write_prefix(aside, source, prefix)
         notes = model.notes + copy_model_files(source, adapters, aside, changes, model.rows)
-        written = write_weights(shards, model.parts)
+        written = write_merged(shards, model.parts)
         _check_changed(loras, written)
         report = _report(shards, written, notes)
         report = _verified(report, base, loras, aside, prompts)
@@ -83,8 +83,12 @@ def merge(
 
 
 def _verified(
-    report: Report, base: Path, loras: Sequence[Adapter], merged: Path, prompts: Sequence[str]
-) -> Report:
+    report: MergeReport,
+    base: Path,
+    loras: Sequence[LoraAdapter],
+    merged: Path,
+    prompts: Sequence[str],
+) -> MergeReport:
     if not prompts:
         return report
     from training.merge.verify import verify  # late: a merge alone needs no torch
@@ -92,7 +96,7 @@ def _verified(
     return replace(report, verdict=verify(base, loras, merged, report.dtype, prompts))
 
 
-def _check_changed(loras: Sequence[Adapter], written: Written) -> None:
+def _check_changed(loras: Sequence[LoraAdapter], written: Written) -> None:
     if loras and not written.changed:
         raise TrainingError(
             "rounding leaves nothing of the adapters' change: merge with --dtype float32"
@@ -114,7 +118,7 @@ def _read_prefix(adapters: Sequence[Path], verified: bool) -> PrefixAdapter | No
     return read_prefix(prefixes[0])
 
 
-def _read_adapters(paths: Sequence[Path]) -> list[Adapter]:
+def _read_adapters(paths: Sequence[Path]) -> list[LoraAdapter]:
     adapters = [read_adapter(path) for path in paths]
     for adapter in adapters:
         if adapter.config.get("use_dora") and len(adapters) > 1:
@@ -125,10 +129,10 @@ def _read_adapters(paths: Sequence[Path]) -> list[Adapter]:
     return adapters
 
 
-def _report(shards: Sequence[Shard], written: Written, notes: list[str]) -> Report:
+def _report(shards: Sequence[Shard], written: Written, notes: list[str]) -> MergeReport:
     tensors = [*chain(*shards)]
     size, dtype, changed = total_size(shards), _main_dtype(tensors), len(written.changed)
-    return Report(len(tensors), changed, size, len(shards), dtype, written.tally, notes)
+    return MergeReport(len(tensors), changed, size, len(shards), dtype, written.tally, notes)
 
 
 def _main_dtype(tensors: Sequence[StoredTensor]) -> str:
@@ -138,7 +142,7 @@ def _main_dtype(tensors: Sequence[StoredTensor]) -> str:
     return max(FLOAT_SIZES, key=sizes.__getitem__)
 
 
-def _details(report: Report, dtype: str | None) -> dict[str, object]:
+def _details(report: MergeReport, dtype: str | None) -> dict[str, object]:
     verdict = report.verdict and {"verify": report.verdict.as_dict()}
     return {
         "dtype": dtype or "as in the base",

@@ -33,7 +33,7 @@ class Chunk:
     tally: Tally | None = None
 
 
-def write_weights(shards: Sequence[Shard], parts: Mapping[str, Part]) -> Written:
+def write_merged(shards: Sequence[Shard], parts: Mapping[str, Part]) -> Written:
     """Write every planned shard and the index, and check them.
 
     Raises TrainingError when a weight holds NaN or Inf, or the disk something else.

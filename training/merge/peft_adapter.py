@@ -11,9 +11,9 @@ from training.merge.lora import Pair
 from training.merge.peft_settings import HONOURED, rank, read_settings, scale
 from training.model_directory.hub import public_name
 from training.weights.directory import find_file, read_file
-from training.weights.safetensors_stream import StoredTensor
+from training.weights.safetensors_stream import StoredTensor, Tensors
 
-CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
 PART = re.compile(
@@ -26,14 +26,14 @@ Parts = dict[str, dict[str, StoredTensor]]  # by module, then by the mark in the
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LoraAdapter:
     """An adapter directory; `pairs` and `whole` go by the names of the base's tensors."""
 
     path: Path
     weights: Path
     config: JsonObject
     pairs: Mapping[str, Pair]
-    whole: Mapping[str, StoredTensor]
+    whole: Tensors
 
     def provenance(self) -> dict[str, object]:
         """Return name, sha256 of the weights file and the settings that merging used."""
@@ -47,18 +47,18 @@ class Adapter:
         }
 
 
-def read_adapter(directory: Path) -> Adapter:
+def read_adapter(directory: Path) -> LoraAdapter:
     """Read an adapter's settings and headers.
 
     Raises TrainingError when files, fields or halves of pairs are missing, or something in the
     adapter is not supported.
     """
-    config = read_settings(directory / CONFIG)
+    config = read_settings(directory / ADAPTER_CONFIG)
     weights = find_file(directory, WEIGHTS)
     parts, copies = _read_parts(weights)
     _refuse_unsaved(config, weights, copies)
     pairs = {f"{module}.weight": _pair(module, found, config) for module, found in parts.items()}
-    return Adapter(
+    return LoraAdapter(
         directory,
         weights,
         config,
@@ -89,11 +89,12 @@ def _refuse_unsaved(config: JsonObject, weights: Path, copies: Iterable[str]) ->
     for module in config.get("modules_to_save") or ():
         if not any(module in name for name in copies):
             raise TrainingError(
-                f"{weights} lacks {module}, which modules_to_save in {CONFIG} names: save it again"
+                f"{weights} lacks {module}, which modules_to_save in {ADAPTER_CONFIG} names:"
+                " save it again"
             )
 
 
-def _pair(module: str, found: Mapping[str, StoredTensor], config: JsonObject) -> Pair:
+def _pair(module: str, found: Tensors, config: JsonObject) -> Pair:
     kind = "embedding_" if found.keys() & {"embedding_A", "embedding_B"} else ""
     where = f"{next(iter(found.values())).path}: {module}"
     a, b = (_half(where, f"{kind}{half}", found) for half in "AB")
@@ -108,14 +109,14 @@ def _pair(module: str, found: Mapping[str, StoredTensor], config: JsonObject) ->
     )
 
 
-def _half(where: str, mark: str, found: Mapping[str, StoredTensor]) -> StoredTensor:
+def _half(where: str, mark: str, found: Tensors) -> StoredTensor:
     if mark not in found:
         has = ", ".join(f"lora_{part}" for part in sorted(found))
         raise TrainingError(f"{where} has {has} but no lora_{mark}: save the adapter again")
     return found[mark]
 
 
-def _check_kind(where: str, found: Mapping[str, StoredTensor], config: JsonObject) -> None:
+def _check_kind(where: str, found: Tensors, config: JsonObject) -> None:
     """Refuse settings and tensors that tell different stories."""
     told = {
         "E": (config["peft_type"] == "ADALORA", "peft_type ADALORA"),
@@ -125,6 +126,6 @@ def _check_kind(where: str, found: Mapping[str, StoredTensor], config: JsonObjec
         if (part in found) != expected:
             has = "without" if expected else "with"
             raise TrainingError(
-                f"{where} comes {has} lora_{part}, which does not fit {setting} in {CONFIG}:"
-                " save the adapter again"
+                f"{where} comes {has} lora_{part}, which does not fit {setting} in"
+                f" {ADAPTER_CONFIG}: save the adapter again"
             )

@@ -23,7 +23,7 @@ HARMLESS = {
     # how AdaLoRA trains
     *("target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step"),
 }
-PROMPTS = ("P_TUNING", "PROMPT_TUNING")
+PROMPT_TYPES = ("P_TUNING", "PROMPT_TUNING")
 # Every other initialisation (pissa, olora, corda, loftq, …) trains against a changed base.
 PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -72,7 +72,7 @@ def _by_pattern(module: str, pattern: JsonObject | None, default: Any) -> Any:
 def _check_kind(path: Path, kind: object) -> None:
     if kind is None:
         raise TrainingError(f"{path} lacks peft_type: is it an adapter saved by peft?")
-    if kind in PROMPTS:
+    if kind in PROMPT_TYPES:
         raise TrainingError(
             f"{path}: {kind} puts vectors in front of the input: it can neither be merged nor"
             " served here; train a prefix (prefix tuning, P-tuning v2) instead"

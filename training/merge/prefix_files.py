@@ -5,7 +5,6 @@ in part 2l + 1. In a model directory it lies as prefix/prefix.safetensors, layer
 layers.N.value [heads, P, head_dim], out of reach of what loads weights.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from safetensors.numpy import save_file
 
 from training.errors import TrainingError
 from training.files import JsonObject, read_json, read_optional_json, sha256
-from training.merge.peft_adapter import CONFIG, WEIGHTS
+from training.merge.peft_adapter import ADAPTER_CONFIG, WEIGHTS
 from training.model_directory.directory import ModelDirectory
 from training.model_directory.hub import public_name
 from training.weights.directory import TORCH_SINGLE, find_file, read_file
-from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor, read_floats
+from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor, Tensors, read_floats
 
 FILE = Path("prefix/prefix.safetensors")
 ORIGINAL = ("prefix_encoder.safetensors", TORCH_SINGLE)  # ChatGLM's
@@ -57,8 +56,8 @@ def refuse_prefixed(base: ModelDirectory) -> None:
 
 def is_prefix(directory: Path) -> bool:
     """Whether the adapter directory holds a prefix rather than a change of weights."""
-    if (directory / CONFIG).exists():
-        return bool(read_json(directory / CONFIG).get("peft_type") == "PREFIX_TUNING")
+    if (directory / ADAPTER_CONFIG).exists():
+        return bool(read_json(directory / ADAPTER_CONFIG).get("peft_type") == "PREFIX_TUNING")
     return bool(read_optional_json(directory / "config.json").get("pre_seq_len"))
 
 
@@ -68,7 +67,7 @@ def read_prefix(directory: Path) -> PrefixAdapter:
     A projection network that was saved along is run once and left behind.
     Raises TrainingError when files or tensors are missing, or hold NaN or Inf.
     """
-    weights = find_file(directory, WEIGHTS if (directory / CONFIG).exists() else ORIGINAL)
+    weights = find_file(directory, WEIGHTS if (directory / ADAPTER_CONFIG).exists() else ORIGINAL)
     tensors = read_file(weights)
     if "prompt_embeddings" in tensors:
         table = _floats(tensors["prompt_embeddings"])
@@ -79,7 +78,7 @@ def read_prefix(directory: Path) -> PrefixAdapter:
     return PrefixAdapter(directory, weights, table)
 
 
-def _encoded(weights: Path, tensors: Mapping[str, StoredTensor]) -> Table:
+def _encoded(weights: Path, tensors: Tensors) -> Table:
     parts = {n.removeprefix(ENCODER): t for n, t in tensors.items() if n.startswith(ENCODER)}
     if "embedding.weight" not in parts:
         raise TrainingError(

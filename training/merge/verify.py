@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
 from training.errors import TrainingError
 from training.merge.composition import EMBEDDINGS, HEADS, embedding_rows
-from training.merge.peft_adapter import Adapter
+from training.merge.peft_adapter import LoraAdapter
 from training.merge.verdict import UnfaithfulMergeError, Verdict
 from training.model_directory.model_files import has_tokenizer
-from training.progress import hush_transformers
+from training.progress import hide_transformers_bars
 
 # Half a unit in the last place, as a share of the value: what rounding to nearest may move it by.
 ROUNDING = {"F16": 2.0**-11, "BF16": 2.0**-8, "F32": 2.0**-24}
@@ -23,7 +23,7 @@ ARITHMETIC = 1e-4  # of the largest logit: (W + BA)x and Wx + B(Ax) differ in fp
 
 
 def verify(
-    base: Path, adapters: Sequence[Adapter], merged: Path, dtype: str, prompts: Sequence[str]
+    base: Path, adapters: Sequence[LoraAdapter], merged: Path, dtype: str, prompts: Sequence[str]
 ) -> Verdict:
     """Compare `merged`, whose weights are of `dtype` (F16, BF16, F32), with base and adapters.
 
@@ -37,11 +37,11 @@ def verify(
     model = _load(merged)
     ours = _logits(model, ids)
     with torch.no_grad():
-        _move(model, ROUNDING[dtype])
-    moved = _logits(model, ids)
+        _perturb(model, ROUNDING[dtype])
+    perturbed = _logits(model, ids)
     del model
     theirs = _logits(_reference(base, adapters), ids)
-    allowed = MARGIN * _largest(moved - ours) + ARITHMETIC * _largest(theirs)
+    allowed = MARGIN * _largest(perturbed - ours) + ARITHMETIC * _largest(theirs)
     same = (ours.argmax(dim=1) == theirs.argmax(dim=1)).double().mean().item()
     verdict = Verdict(len(ours), _largest(ours - theirs), allowed, same)
     if not verdict.max_difference <= allowed:  # NaN is not
@@ -54,11 +54,11 @@ def verify(
 
 
 def _load(directory: Path) -> PreTrainedModel:
-    hush_transformers()
+    hide_transformers_bars()
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 
 
-def _reference(base: Path, adapters: Sequence[Adapter]) -> PreTrainedModel:
+def _reference(base: Path, adapters: Sequence[LoraAdapter]) -> PreTrainedModel:
     """Return base with the last adapter active, those before it merged by peft in fp32."""
     model = _load(base)
     if model.config.tie_word_embeddings and any(map(_touches_ends, adapters[:-1])):
@@ -73,7 +73,7 @@ def _reference(base: Path, adapters: Sequence[Adapter]) -> PreTrainedModel:
     return model
 
 
-def _add(model: PreTrainedModel, adapter: Adapter) -> PeftModel:
+def _add(model: PreTrainedModel, adapter: LoraAdapter) -> PeftModel:
     """Return `model` with the adapter active; peft must find every tensor that it expects."""
     rows = embedding_rows(adapter.whole) or model.get_input_embeddings().weight.shape[0]
     if rows != model.get_input_embeddings().weight.shape[0]:
@@ -89,7 +89,7 @@ def _add(model: PreTrainedModel, adapter: Adapter) -> PeftModel:
             ) from error
 
 
-def _touches_ends(adapter: Adapter) -> bool:
+def _touches_ends(adapter: LoraAdapter) -> bool:
     return any(name.endswith((*EMBEDDINGS, *HEADS)) for name in (*adapter.pairs, *adapter.whole))
 
 
@@ -118,7 +118,7 @@ def _logits(model: PreTrainedModel, prompts: Sequence[torch.Tensor]) -> torch.Te
         return torch.cat([model(input_ids=ids).logits[0] for ids in prompts])
 
 
-def _move(model: PreTrainedModel, share: float) -> None:
+def _perturb(model: PreTrainedModel, share: float) -> None:
     """Move every weight up or down by at most `share` of itself."""
     generator = torch.Generator().manual_seed(0)
     for weight in model.parameters():

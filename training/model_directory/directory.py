@@ -1,6 +1,5 @@
 """A model directory to read from: its settings, and where its tensors lie."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from training.errors import TrainingError
 from training.files import JsonObject, read_json
 from training.weights.directory import read_model
-from training.weights.safetensors_stream import StoredTensor
+from training.weights.safetensors_stream import Tensors
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class ModelDirectory:
     config: JsonObject
 
     @cached_property
-    def tensors(self) -> Mapping[str, StoredTensor]:
+    def tensors(self) -> Tensors:
         """What read_model returns; read when first needed, since .bin files take torch to read."""
         return read_model(self.path)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from training.errors import TrainingError
 
-NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # Data only: no Python, so nothing from the hub can ever run here.
 DATA = ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "*.txt"]
 SECOND_COPIES = ["original/*", "consolidated*"]  # the same weights in their maker's own layout
@@ -19,7 +19,7 @@ def local_directory(name: str, download: Callable[..., str] | None = None) -> Pa
     reader to complain about. `download` has the signature of huggingface_hub.snapshot_download.
     Raises TrainingError when the hub cannot be reached, or has no such repository for this user.
     """
-    if Path(name).exists() or not NAME.fullmatch(name):
+    if Path(name).exists() or not HUB_NAME.fullmatch(name):
         return Path(name)
     try:
         found = (download or _snapshot_download)(

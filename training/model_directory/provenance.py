@@ -10,7 +10,7 @@ from typing import Protocol
 from training.files import JsonObject, sha256, write_json
 from training.model_directory.hub import public_name
 
-NAME = "provenance.json"
+PROVENANCE = "provenance.json"
 
 
 class Source(Protocol):
@@ -44,7 +44,7 @@ def write_provenance(
         "other_files": _other_sums(output, sums),
         "sha256": hashlib.sha256(listing.encode()).hexdigest(),
     }
-    write_json(output / NAME, provenance)
+    write_json(output / PROVENANCE, provenance)
 
 
 def _other_sums(output: Path, weights: Mapping[str, str]) -> dict[str, str]:

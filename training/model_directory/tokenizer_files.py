@@ -11,7 +11,7 @@ from training.model_directory.tokenizer import tokenizer_from_sentencepiece
 
 TEMPLATE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+TOKEN_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 # What tokenizer.json and the new tokenizer_config.json say takes their place.
 OLD = ("tokenizer.model", "special_tokens_map.json", "added_tokens.json")
 UNLIMITED = 10**9  # transformers writes 1e30 for a context that it does not know
@@ -102,7 +102,7 @@ def _special_tokens(directory: Path, config: JsonObject) -> set[str]:
 def _roles(directory: Path, config: JsonObject) -> Iterator[tuple[str, str]]:
     """Which token is BOS, EOS and so on, where the checkpoint says so; some leave them empty."""
     settings = {**read_optional_json(directory / "special_tokens_map.json"), **config}
-    for role in ROLES:
+    for role in TOKEN_ROLES:
         token = settings.get(role)
         token = token.get("content") if isinstance(token, dict) else token
         if token:

@@ -13,7 +13,7 @@ from training.errors import TrainingError
 from training.pipes import run
 from training.train.config import load_config
 from training.train.job import train
-from training.train.rank import node_first
+from training.train.rank import is_first_of_node
 
 EPILOG = """\
 examples:
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = load_config(args.config, args.override)
         train(config, resume=args.resume, if_started=args.resume_if_started)
     except TrainingError as error:
-        if node_first():
+        if is_first_of_node():
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -38,7 +38,7 @@ def add_adapter(
     """
     if config.prefix and model.config.model_type == "chatglm_6b":
         return PrefixTunedModel(model, config.prefix)
-    (section,) = config.kinds
+    (section,) = config.adapter_sections
     try:
         wrapped = get_peft_model(model, _peft_config(model, config, updates))
     except ValueError as error:
@@ -54,7 +54,7 @@ def add_adapter(
 def _peft_config(
     model: PreTrainedModel, config: TrainConfig, updates: int
 ) -> LoraConfig | PrefixTuningConfig:
-    (settings,) = config.kinds.values()
+    (settings,) = config.adapter_sections.values()
     if isinstance(settings, LoraSettings):
         return _lora(settings)
     if isinstance(settings, AdaLoraSettings):

@@ -19,7 +19,7 @@ STATE = "state.pt"
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """How far a run has come."""
 
     update: int = 0
@@ -43,7 +43,7 @@ def save(
     model: PeftModel,
     optimizer: Optimizer,
     scaler: GradScaler,
-    progress: Progress,
+    progress: RunProgress,
     processes: Processes,
 ) -> None:
     """Write `folder`/checkpoint-UPDATE: an adapter that peft loads, and state.pt for resuming.
@@ -75,7 +75,9 @@ def newest(folder: Path) -> Path | None:
     return max(folder.glob("checkpoint-*"), key=_number, default=None)
 
 
-def load(checkpoint: Path, model: PeftModel, optimizer: Optimizer, scaler: GradScaler) -> Progress:
+def load(
+    checkpoint: Path, model: PeftModel, optimizer: Optimizer, scaler: GradScaler
+) -> RunProgress:
     """Put weights, optimiser and the ranks' history back as `save` found them."""
     state = _read(checkpoint)
     parameters = trainable(model)
@@ -87,7 +89,7 @@ def load(checkpoint: Path, model: PeftModel, optimizer: Optimizer, scaler: GradS
         }
     scaler.load_state_dict(state["scaler"])
     _restore_ranks(model, state["ranks"])
-    return Progress(**state["progress"])
+    return RunProgress(**state["progress"])
 
 
 def load_weights(checkpoint: Path, model: PeftModel) -> None:

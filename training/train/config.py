@@ -118,14 +118,14 @@ class TrainConfig(_Section):
     optim: OptimSettings
 
     @property
-    def kinds(self) -> dict[str, LoraSettings | AdaLoraSettings | PrefixSettings]:
+    def adapter_sections(self) -> dict[str, LoraSettings | AdaLoraSettings | PrefixSettings]:
         """The sections that say what to train, by name; once checked there is one."""
         sections = {"lora": self.lora, "adalora": self.adalora, "prefix": self.prefix}
         return {name: section for name, section in sections.items() if section}
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if len(self.kinds) != 1:
+        if len(self.adapter_sections) != 1:
             raise ValueError("give exactly one of the sections 'lora', 'adalora' and 'prefix'")
         return self
 

@@ -17,12 +17,12 @@ from training.errors import TrainingError
 from training.threads import Threads
 from training.train import checkpoints
 from training.train.adapters import orthogonality
-from training.train.checkpoints import Progress
+from training.train.checkpoints import RunProgress
 from training.train.loss import answer_tokens, evaluate
 from training.train.setup import Run
 
 
-def fit(run: Run, progress: Progress) -> None:
+def fit(run: Run, progress: RunProgress) -> None:
     """Train from `progress` to the end, or until `patience` is out; `progress` is kept current.
 
     Raises TrainingError when the loss is no longer a finite number.
@@ -43,12 +43,12 @@ def fit(run: Run, progress: Progress) -> None:
             _evaluate_and_save(run, progress)
 
 
-def _over(run: Run, progress: Progress) -> bool:
+def _over(run: Run, progress: RunProgress) -> bool:
     patience = run.config.patience
     return progress.update >= run.order.updates or bool(patience and progress.stale >= patience)
 
 
-def _due(run: Run, every: int | None, progress: Progress) -> bool:
+def _due(run: Run, every: int | None, progress: RunProgress) -> bool:
     return every is not None and (progress.update % every == 0 or _over(run, progress))
 
 
@@ -107,7 +107,7 @@ def _log(run: Run, update: int, losses: list[torch.Tensor], seconds: float) -> N
     run.logbook.record(update, values)
 
 
-def _evaluate_and_save(run: Run, progress: Progress) -> None:
+def _evaluate_and_save(run: Run, progress: RunProgress) -> None:
     better = False
     if _due(run, run.config.eval_every, progress):
         loss = evaluation_loss(run)
@@ -124,7 +124,7 @@ def evaluation_loss(run: Run) -> float:
     return evaluate(run.loss, run.evaluation, run.collate, size, run.processes)
 
 
-def _save(run: Run, progress: Progress) -> None:
+def _save(run: Run, progress: RunProgress) -> None:
     checkpoints.save(run.folder, run.model, run.optimizer, run.scaler, progress, run.processes)
     if run.processes.first:
         best = progress.best_update if run.config.keep_best else None

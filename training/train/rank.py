@@ -13,6 +13,6 @@ def is_first() -> bool:
     return from_torchrun("RANK") == 0
 
 
-def node_first() -> bool:
+def is_first_of_node() -> bool:
     """Whether this is the first process of its machine, which tells that machine's errors."""
     return from_torchrun("LOCAL_RANK") == 0

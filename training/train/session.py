@@ -11,13 +11,13 @@ from torch.distributed import all_gather_object
 from transformers import PreTrainedTokenizerBase
 
 from training.dataset.collate import Features, features
-from training.dataset.rendering import Sample, encode_sample, load_tokenizer
+from training.dataset.rendering import EncodedSample, encode_sample, load_tokenizer
 from training.dataset.rows import Row
 from training.errors import TrainingError
 from training.files import write_aside
 from training.progress import Meter
 from training.train.adapters import trainable, write_adapter
-from training.train.checkpoints import Progress, load_weights, newest, remove_unfinished
+from training.train.checkpoints import RunProgress, load_weights, newest, remove_unfinished
 from training.train.config import TrainConfig
 from training.train.distributed import Processes, join, whole
 from training.train.logbook import plot_losses
@@ -42,13 +42,13 @@ def run_to_end(
     """
     record = run_directory(config) / "training.yaml"
     settings["precision"], line = decide(config)
-    _say(line)
+    _print_once(line)
     config = config.model_copy(update={"precision": settings["precision"]})
     tokenizer, datasets = _encode(config, rows)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     with join() as processes, _remedy_for_memory():
         if processes.first:
-            _tell_start(record.parent, resume)
+            _announce_start(record.parent, resume)
         _agree(processes, config, f"{_furthest(record.parent)}, {config.precision}")
         run, progress = build_run(config, datasets, pad, processes, record.parent)
         if processes.first:
@@ -62,7 +62,7 @@ def confirm_finished(config: TrainConfig) -> None:
     """Every process finds the adapter there. Raises TrainingError when one does not."""
     with join() as processes:
         _agree(processes, config, "the adapter")
-    _say(f"{config.output} is trained already, with these settings")
+    _print_once(f"{config.output} is trained already, with these settings")
 
 
 def _furthest(folder: Path) -> str:
@@ -84,14 +84,16 @@ def _agree(processes: Processes, config: TrainConfig, found: str) -> None:
         )
 
 
-def _tell_start(folder: Path, resume: bool) -> None:
+def _announce_start(folder: Path, resume: bool) -> None:
     remove_unfinished(folder)
     checkpoint = newest(folder)
     if resume:
         print(f"resuming from {checkpoint}" if checkpoint else "no checkpoint yet: starting anew")
 
 
-def _finish(run: Run, progress: Progress, tokenizer: PreTrainedTokenizerBase, record: Path) -> None:
+def _finish(
+    run: Run, progress: RunProgress, tokenizer: PreTrainedTokenizerBase, record: Path
+) -> None:
     """Write the output: the last weights, or with keep_best those of the lowest loss."""
     _conclude(run, progress)
     weights = {name: whole(p) for name, p in trainable(run.model).items()}
@@ -105,20 +107,20 @@ def _finish(run: Run, progress: Progress, tokenizer: PreTrainedTokenizerBase, re
     run.processes.wait()
 
 
-def _conclude(run: Run, progress: Progress) -> None:
+def _conclude(run: Run, progress: RunProgress) -> None:
     """Load the best weights if those are to be written, or evaluate the last ones."""
     if run.config.keep_best and progress.best_update is not None:
         load_weights(run.folder / f"checkpoint-{progress.best_update}", run.model)
-        _say(
+        _print_once(
             f"lowest evaluation loss: {progress.best_loss:.4f} at update {progress.best_update}, "
             "whose adapter is written"
         )
     elif run.evaluation and not run.config.eval_every:
         loss = evaluation_loss(run)
-        _say(f"evaluation loss: {loss:.4f}")
+        _print_once(f"evaluation loss: {loss:.4f}")
 
 
-def _say(text: str) -> None:
+def _print_once(text: str) -> None:
     if is_first():
         print(text)
 
@@ -133,17 +135,17 @@ def _encode(
         meter = Meter(f"tokenise {split}", len(split_rows), "row", leave=False, shown=is_first())
         encode = partial(encode_sample, tokenizer, max_length=config.data.max_length)
         samples = [encode(row) for row in meter.over(split_rows)]
-        _say_sizes(split, samples, config.data.max_length)
+        _report_sizes(split, samples, config.data.max_length)
         datasets[split] = [features(sample) for sample in samples]
     return tokenizer, datasets
 
 
-def _say_sizes(split: str, samples: Sequence[Sample], max_length: int) -> None:
+def _report_sizes(split: str, samples: Sequence[EncodedSample], max_length: int) -> None:
     tokens = sum(len(sample.prompt_ids) + len(sample.answer_ids) for sample in samples)
-    _say(f"{split}: {len(samples):,} samples, {tokens:,} tokens")
+    _print_once(f"{split}: {len(samples):,} samples, {tokens:,} tokens")
     cut = [sample.cut_tokens for sample in samples if sample.cut_tokens]
     if cut:
-        _say(
+        _print_once(
             f"warning: {len(cut):,} of the {len(samples):,} {split} prompts lost {sum(cut):,} "
             f"tokens (oldest rounds first, then their middle) to fit data.max_length={max_length}"
         )

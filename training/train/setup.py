@@ -18,10 +18,10 @@ import training.chatglm  # so that ChatGLM-6B is known
 from training.dataset.batches import SampleOrder, updates_of
 from training.dataset.collate import Batch, Features, collator
 from training.errors import TrainingError
-from training.progress import hush_transformers
+from training.progress import hide_transformers_bars
 from training.train import checkpoints
 from training.train.adapters import add_adapter, count_parameters, trainable
-from training.train.checkpoints import Progress
+from training.train.checkpoints import RunProgress
 from training.train.config import OptimSettings, TrainConfig
 from training.train.distributed import Processes
 from training.train.logbook import Logbook
@@ -53,7 +53,7 @@ def build_run(
     pad_token_id: int,
     processes: Processes,
     folder: Path,
-) -> tuple[Run, Progress]:
+) -> tuple[Run, RunProgress]:
     """The run that `config` describes, continued from the newest checkpoint in `folder` if any.
 
     Raises TrainingError when adapter, data and processes do not fit together.
@@ -64,7 +64,9 @@ def build_run(
     optimizer = _optimizer(model, config.optim)
     scaler = GradScaler(processes.device.type, enabled=config.precision == "fp16")
     checkpoint = checkpoints.newest(folder)
-    progress = checkpoints.load(checkpoint, model, optimizer, scaler) if checkpoint else Progress()
+    progress = (
+        checkpoints.load(checkpoint, model, optimizer, scaler) if checkpoint else RunProgress()
+    )
     dtype = None if config.precision == "fp32" else _dtype(config)
     run = Run(
         config=config,
@@ -122,7 +124,7 @@ def _load_model(
 
 
 def _load_base(config: TrainConfig, processes: Processes) -> PreTrainedModel:
-    hush_transformers(shown=processes.first)
+    hide_transformers_bars(shown=processes.first)
     if config.precision == "fp16" and processes.device.type == "cpu":
         raise TrainingError("precision=fp16 needs a GPU; use fp32 or bf16 on this machine")
     base = AutoModelForCausalLM.from_pretrained(

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from training.errors import TrainingError
 from training.files import read_json
-from training.weights.safetensors_stream import INDEX, SINGLE, StoredTensor, read_header
+from training.weights.safetensors_stream import INDEX, SINGLE, StoredTensor, Tensors, read_header
 from training.weights.torch_files import COMPUTED, read_torch_file
 
 TORCH_SINGLE = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
 
 
-def read_model(directory: Path) -> dict[str, StoredTensor]:
+def read_model(directory: Path) -> Tensors:
     """Return every tensor of a model directory by name, in the order of files and bytes.
 
     Safetensors go before pytorch_model*.bin when both are there, as in transformers. Raises
@@ -40,7 +40,7 @@ def find_file(directory: Path, names: Sequence[str]) -> Path:
     raise TrainingError(f"cannot read {directory}: neither {' nor '.join(names)} is there")
 
 
-def read_file(path: Path) -> dict[str, StoredTensor]:
+def read_file(path: Path) -> Tensors:
     """Return the tensors of one .safetensors or .bin file by name, in the order of their bytes.
 
     Raises TrainingError when the file is missing, damaged, or holds what is not a tensor.
@@ -48,7 +48,7 @@ def read_file(path: Path) -> dict[str, StoredTensor]:
     return read_header(path) if path.suffix == ".safetensors" else read_torch_file(path)
 
 
-def _read_sharded(index: Path) -> dict[str, StoredTensor]:
+def _read_sharded(index: Path) -> Tensors:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise TrainingError(f"{index} has no weight_map: download it again")

@@ -6,6 +6,7 @@ Format: 8 bytes little-endian header length, the JSON header, then the tensors' 
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -40,7 +41,10 @@ class StoredTensor:
     size: int
 
 
-def read_header(path: Path) -> dict[str, StoredTensor]:
+Tensors = Mapping[str, StoredTensor]  # by name
+
+
+def read_header(path: Path) -> Tensors:
     """Return the tensors of one file by name, in the order of their bytes.
 
     Raises TrainingError when the file is missing, cut short, or not safetensors.

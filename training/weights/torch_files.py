@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
 from training.errors import TrainingError
-from training.weights.safetensors_stream import StoredTensor
+from training.weights.safetensors_stream import StoredTensor, Tensors
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ CODES: Mapping[str | None, str] = {
 COMPUTED = "rotary_emb.inv_freq"  # not a weight; old checkpoints carry it along
 
 
-def read_torch_file(path: Path) -> dict[str, StoredTensor]:
+def read_torch_file(path: Path) -> Tensors:
     """Return the tensors of a torch.save'd state dict by name, in the order of their bytes.
 
     Raises TrainingError when the file is missing, cut short, holds more than tensors, or has a

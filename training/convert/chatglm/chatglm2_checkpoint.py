@@ -20,9 +20,7 @@ from training.convert.chatglm.refusals import (
 from training.errors import TrainingError
 from training.files import JsonObject
 from training.weights.directory import read_model
-from training.weights.safetensors_stream import StoredTensor
-
-Tensors = dict[str, StoredTensor]
+from training.weights.safetensors_stream import StoredTensor, Tensors
 
 COMPUTED = "rotary_pos_emb.inv_freq"  # not a weight
 THETA = 10000.0
@@ -52,7 +50,7 @@ FIXED: dict[str, tuple[bool, bool]] = {
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ChatGLM2Sizes:
     """What config.json says of the model."""
 
     vocab: int
@@ -74,7 +72,7 @@ class Sizes:
         return {"q_proj": self.heads * self.head, "k_proj": shared, "v_proj": shared}
 
 
-def read_checkpoint(source: Path, config: JsonObject, kind: Kind) -> tuple[Sizes, Tensors]:
+def read_chatglm2(source: Path, config: JsonObject, kind: Kind) -> tuple[ChatGLM2Sizes, Tensors]:
     """Return the sizes and the tensors by Glm's names; each lies where it lay, named as it was.
 
     Raises TrainingError for settings that Glm does not compute; a quantised or P-tuned model; files
@@ -107,7 +105,7 @@ def rope(path: Path, config: JsonObject, kind: Kind) -> dict[str, Any]:
     return shared | {"rope_type": "linear", "factor": float(ratio)}
 
 
-def _read_sizes(path: Path, config: JsonObject, kind: Kind) -> Sizes:
+def _read_sizes(path: Path, config: JsonObject, kind: Kind) -> ChatGLM2Sizes:
     for key, (computed, default) in FIXED.items():
         if (told := config.get(key, default)) is not computed:
             raise TrainingError(
@@ -124,7 +122,7 @@ def _read_sizes(path: Path, config: JsonObject, kind: Kind) -> Sizes:
             f"{path}: multi_query_group_num {groups} does not divide {heads} heads:"
             f" {again(kind.hub)}"
         )
-    return Sizes(
+    return ChatGLM2Sizes(
         *(size("padded_vocab_size"), size("hidden_size"), size("ffn_hidden_size")),
         *(size("num_layers"), heads, groups, size("kv_channels"), size("seq_length")),
         bias=bool(config.get("add_qkv_bias", False)),
@@ -138,7 +136,7 @@ def _refuse_prefixes(path: Path, config: JsonObject, found: Tensors, kind: Kind)
         raise TrainingError(f"{path}: pre_seq_len is set, this is a P-tuned model: {remedy}")
 
 
-def _expected(sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _expected(sizes: ChatGLM2Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
     hidden, inner, rows = sizes.hidden, sizes.inner, sum(sizes.split.values())
     table = (sizes.vocab, hidden)
     yield from zip(OUTER, (table, (hidden,), table), strict=True)
@@ -156,7 +154,7 @@ def _expected(sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"transformer.encoder.layers.{number}.{name}", shape
 
 
-def _renamed(found: Tensors, sizes: Sizes) -> Iterator[tuple[str, StoredTensor]]:
+def _renamed(found: Tensors, sizes: ChatGLM2Sizes) -> Iterator[tuple[str, StoredTensor]]:
     for name, tensor in found.items():
         if name in OUTER:
             yield OUTER[name], tensor

@@ -6,11 +6,11 @@ Their architecture is what transformers calls glm: the output needs no code of t
 from pathlib import Path
 from typing import Any
 
-from training.convert.chatglm.chatglm2_checkpoint import Sizes, read_checkpoint, rope
-from training.convert.chatglm.chatglm2_kind import Kind, tell_kind
+from training.convert.chatglm.chatglm2_checkpoint import ChatGLM2Sizes, read_chatglm2, rope
+from training.convert.chatglm.chatglm2_kind import Kind, detect_kind
 from training.convert.chatglm.chatglm2_tokenizer import EOS, PIECES, UNK, chatglm2_tokenizer
 from training.convert.chatglm.refusals import again
-from training.convert.output import Report, report, write_copies
+from training.convert.output import ConversionReport, summarise, write_copies
 from training.errors import TrainingError
 from training.files import read_json, write_aside, write_json
 from training.model_directory.provenance import write_provenance
@@ -24,7 +24,7 @@ def convert_chatglm2(
     template: str | None = None,
     dtype: str | None = None,
     max_shard_size: int = 2 * 10**9,
-) -> Report:
+) -> ConversionReport:
     """Write the model directory `output` from ChatGLM2's or 3's `source`, running no code.
 
     Tensors get the names of transformers' Glm. `template` None takes the generation's own; `dtype`
@@ -33,9 +33,9 @@ def convert_chatglm2(
     missing, damaged or of different models; a value that is not finite. No output then.
     """
     config = read_json(source / "config.json")
-    kind = tell_kind(source, config, template)
+    kind = detect_kind(source, config, template)
     chat = read_template(template or kind.template)
-    sizes, tensors = read_checkpoint(source, config, kind)
+    sizes, tensors = read_chatglm2(source, config, kind)
     rotary = rope(source / "config.json", config, kind)
     tokenizer = chatglm2_tokenizer(source, kind, sizes.context)
     ids = _token_ids(source, kind, sizes, tokenizer)
@@ -50,10 +50,10 @@ def convert_chatglm2(
         tokenizer.save_pretrained(aside)
         details = {"converted_from": kind.name, "dtype": dtype or "as in the source"}
         write_provenance(aside, source, (), sums, details)
-    return report(shards, [f"this is {kind.name}: chat template {template or kind.template}"])
+    return summarise(shards, [f"this is {kind.name}: chat template {template or kind.template}"])
 
 
-def _config(sizes: Sizes, rotary: dict[str, Any]) -> dict[str, Any]:
+def _config(sizes: ChatGLM2Sizes, rotary: dict[str, Any]) -> dict[str, Any]:
     return {
         "architectures": ["GlmForCausalLM"],
         "model_type": "glm",
@@ -72,7 +72,7 @@ def _config(sizes: Sizes, rotary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _token_ids(source: Path, kind: Kind, sizes: Sizes, tokenizer: Any) -> dict[str, Any]:
+def _token_ids(source: Path, kind: Kind, sizes: ChatGLM2Sizes, tokenizer: Any) -> dict[str, Any]:
     """Ids of the tokens that end answers and that pad; the embedding must have all tokens' rows."""
     if len(tokenizer) > sizes.vocab:
         raise TrainingError(

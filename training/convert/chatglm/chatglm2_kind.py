@@ -11,7 +11,7 @@ from training.model_directory.hub import public_name
 # Their config.json has these, ChatGLM-6B's has not.
 KEYS = frozenset({"multi_query_attention", "rmsnorm", "padded_vocab_size"})
 FIRST = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>")
-ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ CHATGLM3 = Kind(
     "ChatGLM3",
     "THUDM/chatglm3-6b",
     "chatglm3",
-    (*FIRST, *ROLES),
+    (*FIRST, *ROLE_TOKENS),
     ("<|user|>", "<|observation|>"),
 )
 BY_TEMPLATE: Mapping[str | None, Kind] = {kind.template: kind for kind in (CHATGLM2, CHATGLM3)}
@@ -44,7 +44,7 @@ def is_chatglm2(config: JsonObject) -> bool:
     return bool(config.keys() & KEYS)
 
 
-def tell_kind(source: Path, config: JsonObject, template: str | None) -> Kind:
+def detect_kind(source: Path, config: JsonObject, template: str | None) -> Kind:
     """Return which of the two lies in `source`; `template` decides where nothing else tells.
 
     config.json and tokenizer.model look the same. The tokenizer's files name ChatGLM3's roles, or
@@ -68,7 +68,7 @@ def tell_kind(source: Path, config: JsonObject, template: str | None) -> Kind:
 def _by_tokenizer(source: Path) -> Kind | None:
     code, config = source / "tokenization_chatglm.py", source / "tokenizer_config.json"
     files = filter(Path.exists, (code, config))
-    if any(ROLES[1] in path.read_text(encoding="utf-8", errors="replace") for path in files):
+    if any(ROLE_TOKENS[1] in path.read_text(encoding="utf-8", errors="replace") for path in files):
         return CHATGLM3
     return CHATGLM2 if code.exists() else None
 

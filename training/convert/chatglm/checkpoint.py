@@ -17,21 +17,19 @@ from training.convert.chatglm.refusals import (
 from training.errors import TrainingError
 from training.files import JsonObject, read_optional_json
 from training.weights.directory import read_model
-from training.weights.safetensors_stream import StoredTensor
+from training.weights.safetensors_stream import StoredTensor, Tensors
 from training.weights.torch_files import COMPUTED
 
-EMBEDDINGS = "transformer.word_embeddings.weight"
-HEAD = "lm_head.weight"
+WORD_EMBEDDINGS = "transformer.word_embeddings.weight"
+LM_HEAD = "lm_head.weight"
 IMAGES = 20_000  # rows for image tokens, before those of the text, in the first release
 FIRST_VOCABULARY = 150_528
 HUB = "THUDM/chatglm-6b"
 AGAIN = again(HUB)
 
-Tensors = dict[str, StoredTensor]
-
 
 @dataclass(frozen=True)
-class Sizes:
+class ChatGLMSizes:
     """What config.json says of the model; `vocab` counts the checkpoint's rows."""
 
     vocab: int
@@ -44,7 +42,7 @@ class Sizes:
     """How many of the first rows belong to image tokens."""
 
 
-def _read_sizes(source: Path, config: JsonObject) -> Sizes:
+def _read_sizes(source: Path, config: JsonObject) -> ChatGLMSizes:
     path = source / "config.json"
     if (kind := config.get("model_type")) != "chatglm":
         raise TrainingError(
@@ -63,7 +61,7 @@ def _read_sizes(source: Path, config: JsonObject) -> Sizes:
     hidden, heads = size("hidden_size"), size("num_attention_heads")
     if hidden % heads:
         raise TrainingError(f"{path}: {heads} heads do not divide hidden_size {hidden}: {AGAIN}")
-    return Sizes(
+    return ChatGLMSizes(
         size("vocab_size"),
         hidden,
         size("inner_hidden_size"),
@@ -89,7 +87,7 @@ def _images(source: Path, config: JsonObject) -> int:
     return count
 
 
-def read_checkpoint(source: Path, config: JsonObject) -> tuple[Sizes, Tensors]:
+def read_chatglm(source: Path, config: JsonObject) -> tuple[ChatGLMSizes, Tensors]:
     """Return the sizes and the text model's tensors by name, as a forward pass uses them.
 
     lm_head.weight is not there when the checkpoint ties it. Rows of image tokens and computed
@@ -104,13 +102,13 @@ def read_checkpoint(source: Path, config: JsonObject) -> tuple[Sizes, Tensors]:
     )
     sizes = _read_sizes(source, config)
     expected = dict(_expected(sizes))
-    if HEAD not in found and config.get("tie_word_embeddings") is not False:
-        del expected[HEAD]  # the original ties by default
+    if LM_HEAD not in found and config.get("tie_word_embeddings") is not False:
+        del expected[LM_HEAD]  # the original ties by default
     check_tensors(source, found, expected, f"ChatGLM-6B of {sizes.layers} layers", HUB)
     return sizes, {name: _without_images(found[name], sizes.images) for name in expected}
 
 
-def _expected(sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _expected(sizes: ChatGLMSizes) -> Iterator[tuple[str, tuple[int, ...]]]:
     hidden, inner = sizes.hidden, sizes.inner
     layer = {
         "input_layernorm": (hidden,),
@@ -121,15 +119,15 @@ def _expected(sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
         "mlp.dense_4h_to_h": (hidden, inner),
     }
     layers = {f"layers.{n}.{name}": s for n in range(sizes.layers) for name, s in layer.items()}
-    yield EMBEDDINGS, (sizes.vocab, hidden)
+    yield WORD_EMBEDDINGS, (sizes.vocab, hidden)
     for name, shape in (layers | {"final_layernorm": (hidden,)}).items():
         yield f"transformer.{name}.weight", shape
         yield f"transformer.{name}.bias", shape[:1]
-    yield HEAD, (sizes.vocab, hidden)
+    yield LM_HEAD, (sizes.vocab, hidden)
 
 
 def _without_images(tensor: StoredTensor, rows: int) -> StoredTensor:
-    if tensor.name not in (EMBEDDINGS, HEAD):
+    if tensor.name not in (WORD_EMBEDDINGS, LM_HEAD):
         return tensor
     skipped = tensor.size // tensor.shape[0] * rows
     return replace(

@@ -5,7 +5,13 @@ from typing import Any
 
 from training.convert.chatglm.chatglm2_conversion import convert_chatglm2
 from training.convert.chatglm.chatglm2_kind import is_chatglm2
-from training.convert.chatglm.checkpoint import AGAIN, EMBEDDINGS, HEAD, Sizes, read_checkpoint
+from training.convert.chatglm.checkpoint import (
+    AGAIN,
+    LM_HEAD,
+    WORD_EMBEDDINGS,
+    ChatGLMSizes,
+    read_chatglm,
+)
 from training.convert.chatglm.tokenizer import (
     EOP,
     GMASK,
@@ -15,7 +21,7 @@ from training.convert.chatglm.tokenizer import (
     read_pieces,
     tokenizer_from_pieces,
 )
-from training.convert.output import Report, report, write_copies
+from training.convert.output import ConversionReport, summarise, write_copies
 from training.errors import TrainingError
 from training.files import JsonObject, read_json, write_aside, write_json
 from training.model_directory.provenance import write_provenance
@@ -38,7 +44,7 @@ def convert_chatglm(
     template: str | None = None,
     dtype: str | None = None,
     max_shard_size: int = 2 * 10**9,
-) -> Report:
+) -> ConversionReport:
     """Write the model directory `output` from ChatGLM-6B's directory `source`, running no code.
 
     Tensors keep their names; ChatGLM2 and 3 go to convert_chatglm2. `template` None takes the
@@ -51,12 +57,12 @@ def convert_chatglm(
     if is_chatglm2(config):
         return convert_chatglm2(source, output, template, dtype, max_shard_size)
     chat = read_template(template or "chatglm")
-    (sizes, tensors), proto = read_checkpoint(source, config), read_pieces(source / PIECES)
+    (sizes, tensors), proto = read_chatglm(source, config), read_pieces(source / PIECES)
     ids = _token_ids(source, config, sizes, [piece.piece for piece in proto.pieces])
     with write_aside(output) as aside:
         shards, sums = write_copies(tensors, aside, max_shard_size, dtype)
-        stored = dtype or TORCH_NAMES[tensors[EMBEDDINGS].dtype]
-        fixed = {"tie_word_embeddings": HEAD not in tensors, "dtype": stored}
+        stored = dtype or TORCH_NAMES[tensors[WORD_EMBEDDINGS].dtype]
+        fixed = {"tie_word_embeddings": LM_HEAD not in tensors, "dtype": stored}
         write_json(aside / "config.json", _config(config, sizes) | ids | fixed)
         roles = ("bos_token_id", "eos_token_id", "pad_token_id")
         write_json(aside / "generation_config.json", {role: ids[role] for role in roles})
@@ -66,10 +72,10 @@ def convert_chatglm(
         kind, notes = _kind(sizes)
         details = {"converted_from": kind, "dtype": dtype or "as in the source"}
         write_provenance(aside, source, (), sums, details)
-    return report(shards, notes)
+    return summarise(shards, notes)
 
 
-def _kind(sizes: Sizes) -> tuple[str, list[str]]:
+def _kind(sizes: ChatGLMSizes) -> tuple[str, list[str]]:
     """The release that it is, and what is to be said of it."""
     if not sizes.images:
         return "ChatGLM-6B", []
@@ -77,7 +83,7 @@ def _kind(sizes: Sizes) -> tuple[str, list[str]]:
     return f"ChatGLM-6B with {told}", [f"the rows of {told} were left out"]
 
 
-def _config(config: JsonObject, sizes: Sizes) -> dict[str, Any]:
+def _config(config: JsonObject, sizes: ChatGLMSizes) -> dict[str, Any]:
     return {
         "architectures": ["ChatGLM6BForConditionalGeneration"],
         "model_type": "chatglm_6b",
@@ -91,7 +97,9 @@ def _config(config: JsonObject, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _token_ids(source: Path, config: JsonObject, sizes: Sizes, pieces: list[str]) -> dict[str, int]:
+def _token_ids(
+    source: Path, config: JsonObject, sizes: ChatGLMSizes, pieces: list[str]
+) -> dict[str, int]:
     """The ids of the pieces, which config.json must give too, above those of image tokens."""
     rows = sizes.vocab - sizes.images
     if len(pieces) > rows:

@@ -5,9 +5,7 @@ from pathlib import Path
 
 from training.errors import TrainingError
 from training.files import JsonObject
-from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor
-
-Tensors = Mapping[str, StoredTensor]
+from training.weights.safetensors_stream import FLOAT_SIZES, Tensors
 
 
 def again(hub: str) -> str:

@@ -37,7 +37,7 @@ BLANK = "▁"  # U+2581, sentencepiece's visible space
 # that the text itself holds, CUT within what would else be taken for one.
 MARKS = {"[": "\uffff", "<": "\ufdd0"}
 CUT = "\ufffe"
-AGAIN = "is it ChatGLM-6B's? Get ice_text.model of THUDM/chatglm-6b again"
+REMEDY = "is it ChatGLM-6B's? Get ice_text.model of THUDM/chatglm-6b again"
 
 
 def read_pieces(model: Path) -> ModelProto:
@@ -53,7 +53,7 @@ def read_pieces(model: Path) -> ModelProto:
     _refuse_other_kinds(model, proto, [*pieces.values()])
     needed = {SOP, EOP, GMASK, MASK, PAD, "<unk>", NEWLINE, TAB, *map(_run, BLANKS)}
     if missing := needed - pieces.keys():
-        raise TrainingError(f"{model} lacks the piece {min(missing)}: {AGAIN}")
+        raise TrainingError(f"{model} lacks the piece {min(missing)}: {REMEDY}")
     return proto
 
 
@@ -64,9 +64,9 @@ def _types(proto: ModelProto) -> dict[str, int]:
 def _refuse_other_kinds(model: Path, proto: ModelProto, kinds: list[int]) -> None:
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     if trainer.model_type != trainer.UNIGRAM or not trainer.byte_fallback or kinds.count(6) != 256:
-        raise TrainingError(f"{model}: expected a unigram model with byte fallback: {AGAIN}")
+        raise TrainingError(f"{model}: expected a unigram model with byte fallback: {REMEDY}")
     if not normalizer.add_dummy_prefix or trainer.treat_whitespace_as_suffix or 5 in kinds:
-        raise TrainingError(f"{model}: expected a blank in front, no unused pieces: {AGAIN}")
+        raise TrainingError(f"{model}: expected a blank in front, no unused pieces: {REMEDY}")
 
 
 def tokenizer_from_pieces(proto: ModelProto, context: int) -> Any:

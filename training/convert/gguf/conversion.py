@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from training.convert.output import Report
+from training.convert.output import ConversionReport
 from training.errors import TrainingError
 from training.files import read_json, sha256, write_aside, write_json
 from training.model_directory.provenance import write_provenance
@@ -25,7 +25,7 @@ def convert_gguf(
     template: str | None = None,
     dtype: str = "float16",
     max_shard_size: int = 2 * 10**9,
-) -> Report:
+) -> ConversionReport:
     """Write the model directory `output` from the file `source`; its blocks become plain weights.
 
     `template` None keeps the file's own chat template; `dtype` is float16, bfloat16 or float32;
@@ -51,7 +51,9 @@ def convert_gguf(
         sums = {path.name: sha256(path) for path in sorted(aside.glob("*.safetensors"))}
         details = {"converted_from": "GGUF", "gguf_sha256": sha256(source), "dtype": dtype}
         write_provenance(aside, source, (), sums, details)
-    return Report(len(tensors), sum(each.size for each in tensors.values()), len(sums), notes)
+    return ConversionReport(
+        len(tensors), sum(each.size for each in tensors.values()), len(sums), notes
+    )
 
 
 def _check_whole(source: Path) -> None:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from training.convert.gguf.tokenizer import read_tokenizer
-from training.progress import hush_transformers
+from training.progress import hide_transformers_bars
 
 
 def read_gguf(place: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -17,7 +17,7 @@ def read_gguf(place: Path, dtype: str) -> tuple[PreTrainedModel, PreTrainedToken
 
     Raises whatever transformers' and gguf's readers raise for a file that they cannot read.
     """
-    hush_transformers()
+    hide_transformers_bars()
     # its own bar, which heeds no setting: None hides it where there is no terminal
     gguf_utils.tqdm = partial(tqdm, disable=None)
     model = AutoModelForCausalLM.from_pretrained(

@@ -6,7 +6,7 @@ from typing import Any
 from training.convert.meta.params import Params, read_params
 from training.convert.meta.pieces import Pieces
 from training.convert.meta.release import assemble, read_release
-from training.convert.output import Report, report, write_weights
+from training.convert.output import ConversionReport, summarise, write_converted
 from training.errors import TrainingError
 from training.files import write_aside, write_json
 from training.model_directory.provenance import write_provenance
@@ -23,7 +23,7 @@ def convert_llama(
     template: str = "llama",
     max_shard_size: int = 2 * 10**9,
     context: int | None = None,
-) -> Report:
+) -> ConversionReport:
     """Write the model directory `output` from the directory `release`; every weight keeps its bits.
 
     `tokenizer` is the release's tokenizer.model; `context` the longest sequence in tokens, None for
@@ -38,12 +38,12 @@ def convert_llama(
     with write_aside(output) as aside:
         planned = [piece.planned() for piece in pieces.values()]
         shards = plan_shards(planned, aside, max_shard_size, None)
-        sums = write_weights(shards, lambda tensor: pieces[tensor.name].chunks())
+        sums = write_converted(shards, lambda tensor: pieces[tensor.name].chunks())
         _write_config(aside, params, pieces, context, made)
         made.save_pretrained(aside)
         source = f"LLaMA release, {len(files)} file(s)"
         write_provenance(aside, release, (), sums, {"converted_from": source})
-    return report(shards, [f"context {context} tokens (--context sets another)"])
+    return summarise(shards, [f"context {context} tokens (--context sets another)"])
 
 
 def _tokenizer(path: Path, context: int, template: str, pieces: dict[str, Pieces]) -> Any:

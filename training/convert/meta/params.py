@@ -46,21 +46,21 @@ def read_params(path: Path) -> Params:
     Raises TrainingError when the file is missing, incomplete, contradicts itself, or has settings
     that LLaMA 1 and 2 do not know.
     """
-    given = read_json(path)
-    missing, unknown = REQUIRED - given.keys(), given.keys() - REQUIRED - OPTIONAL - RUNTIME
+    settings = read_json(path)
+    missing, unknown = REQUIRED - settings.keys(), settings.keys() - REQUIRED - OPTIONAL - RUNTIME
     if missing or unknown:
         fault = f"lacks {sorted(missing)}" if missing else f"has unknown settings {sorted(unknown)}"
         raise TrainingError(f"{path} {fault}: is this the params.json of a LLaMA 1 or 2?")
-    heads = _positive(given, "n_heads", path)
+    heads = _positive(settings, "n_heads", path)
     params = Params(
-        dim=_positive(given, "dim", path),
-        inner=_inner(given, path),
-        layers=_positive(given, "n_layers", path),
+        dim=_positive(settings, "dim", path),
+        inner=_inner(settings, path),
+        layers=_positive(settings, "n_layers", path),
         heads=heads,
-        kv_heads=_positive({"n_kv_heads": heads} | given, "n_kv_heads", path),
-        norm_eps=float(given["norm_eps"]),
-        rope_theta=float(given.get("rope_theta", 10000.0)),
-        vocab=given["vocab_size"] if given.get("vocab_size", -1) > 0 else None,
+        kv_heads=_positive({"n_kv_heads": heads} | settings, "n_kv_heads", path),
+        norm_eps=float(settings["norm_eps"]),
+        rope_theta=float(settings.get("rope_theta", 10000.0)),
+        vocab=settings["vocab_size"] if settings.get("vocab_size", -1) > 0 else None,
     )
     if params.dim % (2 * heads) or heads % params.kv_heads:
         raise TrainingError(
@@ -70,17 +70,17 @@ def read_params(path: Path) -> Params:
     return params
 
 
-def _positive(given: JsonObject, key: str, path: Path) -> int:
-    value = given[key]
+def _positive(settings: JsonObject, key: str, path: Path) -> int:
+    value = settings[key]
     if not isinstance(value, int) or value < 1:
         raise TrainingError(f"{path}: {key} is {value!r}, expected a whole number of 1 or more")
     return value
 
 
-def _inner(given: JsonObject, path: Path) -> int:
+def _inner(settings: JsonObject, path: Path) -> int:
     """Width of the feed-forward layers: 8/3 dim, scaled, rounded up (the release's rule)."""
-    width = int(8 * _positive(given, "dim", path) / 3)
-    if given.get("ffn_dim_multiplier") is not None:
-        width = int(given["ffn_dim_multiplier"] * width)
-    multiple = _positive(given, "multiple_of", path)
+    width = int(8 * _positive(settings, "dim", path) / 3)
+    if settings.get("ffn_dim_multiplier") is not None:
+        width = int(settings["ffn_dim_multiplier"] * width)
+    multiple = _positive(settings, "multiple_of", path)
     return multiple * ((width + multiple - 1) // multiple)

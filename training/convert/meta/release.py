@@ -11,18 +11,18 @@ from pathlib import Path
 from training.convert.meta.params import Params
 from training.convert.meta.pieces import Pieces
 from training.errors import TrainingError
-from training.weights.safetensors_stream import StoredTensor
+from training.weights.safetensors_stream import StoredTensor, Tensors
 from training.weights.torch_files import read_torch_file
 
-IGNORED = "rope.freqs"  # computed from the head's width
+COMPUTED = "rope.freqs"  # computed from the head's width
 
 
 @dataclass(frozen=True)
-class File:
+class ReleaseFile:
     """One consolidated.NN.pth: its tensors by name, their bytes still on disk."""
 
     path: Path
-    tensors: dict[str, StoredTensor]
+    tensors: Tensors
 
     def find(self, name: str) -> StoredTensor:
         """Return the tensor `name`; raise TrainingError when the file lacks it."""
@@ -34,7 +34,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ReleaseTensor:
     """A tensor's name in the release and in Hugging Face's LLaMA, its whole shape, how it is cut.
 
     `axis` and `head` are those of Pieces.
@@ -47,7 +47,7 @@ class Entry:
     head: int = 0
 
 
-def read_release(directory: Path) -> list[File]:
+def read_release(directory: Path) -> list[ReleaseFile]:
     """Return consolidated.00.pth, consolidated.01.pth, … of `directory`, all headers read.
 
     Raises TrainingError when there are none, one of them is missing or cannot be read.
@@ -59,10 +59,10 @@ def read_release(directory: Path) -> list[File]:
         expected = f"consolidated.{number:02d}.pth"
         if path.name != expected:
             raise TrainingError(f"{directory} lacks {expected} (it has {path.name}): get it too")
-    return [File(path, read_torch_file(path)) for path in paths]
+    return [ReleaseFile(path, read_torch_file(path)) for path in paths]
 
 
-def assemble(files: Sequence[File], params: Params) -> list[Pieces]:
+def assemble(files: Sequence[ReleaseFile], params: Params) -> list[Pieces]:
     """Return every tensor of the model with its parts, in the order that a forward pass uses.
 
     Raises TrainingError for too few or too many files, a missing or unknown tensor, a wrong shape.
@@ -70,7 +70,7 @@ def assemble(files: Sequence[File], params: Params) -> list[Pieces]:
     _check_count(files, params)
     vocab = params.vocab or files[0].find("tok_embeddings.weight").shape[0]
     entries = expected_tensors(params, vocab)
-    known = {entry.old for entry in entries} | {IGNORED}
+    known = {entry.old for entry in entries} | {COMPUTED}
     for file in files:
         for name in file.tensors.keys() - known:
             raise TrainingError(
@@ -80,31 +80,31 @@ def assemble(files: Sequence[File], params: Params) -> list[Pieces]:
     return [_pieces(entry, files) for entry in entries]
 
 
-def expected_tensors(params: Params, vocab: int) -> list[Entry]:
+def expected_tensors(params: Params, vocab: int) -> list[ReleaseTensor]:
     """Return what a release with these sizes and `vocab` embedding rows consists of."""
     dim = params.dim
     layers = [entry for number in range(params.layers) for entry in _layer(params, number)]
     return [
-        Entry("tok_embeddings.weight", "model.embed_tokens.weight", (vocab, dim), 1),
+        ReleaseTensor("tok_embeddings.weight", "model.embed_tokens.weight", (vocab, dim), 1),
         *layers,
-        Entry("norm.weight", "model.norm.weight", (dim,), None),
-        Entry("output.weight", "lm_head.weight", (vocab, dim), 0),
+        ReleaseTensor("norm.weight", "model.norm.weight", (dim,), None),
+        ReleaseTensor("output.weight", "lm_head.weight", (vocab, dim), 0),
     ]
 
 
-def _layer(params: Params, number: int) -> list[Entry]:
+def _layer(params: Params, number: int) -> list[ReleaseTensor]:
     dim, inner, head = params.dim, params.inner, params.head_dim
     keys = params.kv_heads * head
     entries = [
-        Entry("attention_norm", "input_layernorm", (dim,), None),
-        Entry("attention.wq", "self_attn.q_proj", (dim, dim), 0, head),
-        Entry("attention.wk", "self_attn.k_proj", (keys, dim), 0, head),
-        Entry("attention.wv", "self_attn.v_proj", (keys, dim), 0),
-        Entry("attention.wo", "self_attn.o_proj", (dim, dim), 1),
-        Entry("ffn_norm", "post_attention_layernorm", (dim,), None),
-        Entry("feed_forward.w1", "mlp.gate_proj", (inner, dim), 0),
-        Entry("feed_forward.w3", "mlp.up_proj", (inner, dim), 0),
-        Entry("feed_forward.w2", "mlp.down_proj", (dim, inner), 1),
+        ReleaseTensor("attention_norm", "input_layernorm", (dim,), None),
+        ReleaseTensor("attention.wq", "self_attn.q_proj", (dim, dim), 0, head),
+        ReleaseTensor("attention.wk", "self_attn.k_proj", (keys, dim), 0, head),
+        ReleaseTensor("attention.wv", "self_attn.v_proj", (keys, dim), 0),
+        ReleaseTensor("attention.wo", "self_attn.o_proj", (dim, dim), 1),
+        ReleaseTensor("ffn_norm", "post_attention_layernorm", (dim,), None),
+        ReleaseTensor("feed_forward.w1", "mlp.gate_proj", (inner, dim), 0),
+        ReleaseTensor("feed_forward.w3", "mlp.up_proj", (inner, dim), 0),
+        ReleaseTensor("feed_forward.w2", "mlp.down_proj", (dim, inner), 1),
     ]
     return [
         replace(
@@ -116,7 +116,7 @@ def _layer(params: Params, number: int) -> list[Entry]:
     ]
 
 
-def _check_count(files: Sequence[File], params: Params) -> None:
+def _check_count(files: Sequence[ReleaseFile], params: Params) -> None:
     """Each file has an equal band of wq's rows, so one band tells how many files there are."""
     rows, columns = (*files[0].find("layers.0.attention.wq.weight").shape, 0, 0)[:2]
     if columns != params.dim or not rows or params.dim % rows:
@@ -135,7 +135,7 @@ def _check_count(files: Sequence[File], params: Params) -> None:
         )
 
 
-def _pieces(entry: Entry, files: Sequence[File]) -> Pieces:
+def _pieces(entry: ReleaseTensor, files: Sequence[ReleaseFile]) -> Pieces:
     parts = tuple(file.find(entry.old) for file in files)
     for part in parts:
         _check_shape(part, entry, len(files))
@@ -147,7 +147,7 @@ def _pieces(entry: Entry, files: Sequence[File]) -> Pieces:
     return Pieces(entry.new, parts, entry.axis, entry.head)
 
 
-def _check_shape(part: StoredTensor, entry: Entry, count: int) -> None:
+def _check_shape(part: StoredTensor, entry: ReleaseTensor, count: int) -> None:
     whole = list(part.shape)
     if entry.axis is not None and entry.axis < len(whole):
         whole[entry.axis] *= count
