@@ -16,7 +16,7 @@ def cpu_quota(root: Path = ROOT) -> float:
 
 
 def available_memory(root: Path = ROOT) -> float:
-    """Bytes that a new program can have without swapping; infinite where nothing tells."""
+    """Bytes that a new program can have without swapping; infinite where unknown."""
     words = [line.split() for line in read(root / "proc/meminfo").splitlines()]
     free = (int(line[1]) * 1024 for line in words if line[0] == "MemAvailable:")
     return min([*free, *map(_limit, _groups(root, "memory"))], default=math.inf)

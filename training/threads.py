@@ -45,7 +45,7 @@ class Threads:
         torch.set_num_threads(self._most)
 
     def look(self) -> None:
-        """Once a second: take as many cores as this process had and nobody else wanted."""
+        """Once a second: take as many cores as this process had and others left idle."""
         if self._fixed or self._most == 1 or time.monotonic() - self._seen[0] < LOOK_EVERY_S:
             return
         before, self._seen = self._seen, _clocks()

@@ -16,7 +16,7 @@ def context_lengths(input_ids: torch.Tensor, sop: int) -> torch.Tensor:
     """
     starts = input_ids == sop
     if not bool(starts.any(dim=1).all()):
-        raise ValueError("a row holds no <sop>: ChatGLM-6B cannot tell where its answer begins")
+        raise ValueError("a row holds no <sop>, which marks where ChatGLM-6B's answer begins")
     return starts.int().argmax(dim=1)
 
 

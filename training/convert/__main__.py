@@ -25,7 +25,7 @@ examples:
   python -m training.convert chatglm --input chatglm-6b --output models/chatglm-6b
   python -m training.convert gguf --input model.Q8_0.gguf --output models/from-gguf
 
-`python -m training.convert llama --help` (or hf, chatglm, gguf) tells more. The output appears only
+`python -m training.convert llama --help` (or hf, chatglm, gguf) says more. The output appears only
 when it is complete and checked; it must not exist before. Train on it (training.train), merge
 adapters into it (training.merge), or serve it as it is (python -m service --model DIR).
 """
@@ -44,8 +44,8 @@ example:
       --output models/llama-13b
 
 params.json does not say how long a text the model was trained on. The default is 2048 tokens for
-LLaMA 1 and 4096 for LLaMA 2, told apart by norm_eps (1e-06 or 1e-05; among 8192 wide models by
-n_kv_heads). Give --context for models trained further, such as CodeLlama (16384).
+LLaMA 1 and 4096 for LLaMA 2, distinguished by norm_eps (1e-06 or 1e-05; among 8192 wide models by
+n_kv_heads). Set --context for models trained further, such as CodeLlama (16384).
 """
 HF = """\
 Convert a directory that Hugging Face's libraries saved, old or new: pytorch_model*.bin (one or

@@ -56,14 +56,14 @@ def encode_sample(tokenizer: Tokenizer, row: Row, max_length: int) -> EncodedSam
     """
     _refuse_control_tokens(tokenizer, row)
     answer = _encode_answer(tokenizer, row)
-    room = max_length - len(answer)
+    limit = max_length - len(answer)
     full = ids = encode_prompt(tokenizer, row.prompt, row.history)
     history = row.history
-    while len(ids) > room and history:
+    while len(ids) > limit and history:
         history = history[1:]
         ids = encode_prompt(tokenizer, row.prompt, history)
-    if len(ids) > room:
-        ids = _cut_middle(row.prompt, room, lambda text: encode_prompt(tokenizer, text))
+    if len(ids) > limit:
+        ids = _cut_middle(row.prompt, limit, lambda text: encode_prompt(tokenizer, text))
     if not ids:
         raise TrainingError(
             f"{row.where}: the answer's {len(answer)} tokens leave no room for a prompt in "
@@ -110,15 +110,15 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def _cut_middle(text: str, room: int, encode: Callable[[str], list[int]]) -> list[int]:
-    """Ids of the longest head + tail of `text` that fit `room`."""
+def _cut_middle(text: str, limit: int, encode: Callable[[str], list[int]]) -> list[int]:
+    """Ids of the longest head + tail of `text` that fit `limit`."""
     fits: list[int] = []
     low, high = 0, len(text)
     while low < high:
         keep = (low + high) // 2
         head = (keep + 1) // 2
         ids = encode(text[:head] + text[len(text) - (keep - head) :])
-        if len(ids) <= room:
+        if len(ids) <= limit:
             fits, low = ids, keep + 1
         else:
             high = keep

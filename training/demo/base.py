@@ -118,7 +118,7 @@ def optimise(
 ) -> LlamaForCausalLM:
     """Train every weight of `model` on as many `losses` as there are steps; in eval mode then.
 
-    Each loss is computed when it is asked for, from the weights as they are by then.
+    Each loss is computed when its step comes, from the weights as they are by then.
     """
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=lr, weight_decay=0.05, betas=(0.9, 0.95), fused=True

@@ -29,7 +29,7 @@ _TURNS = {
 
 
 def finding_states(rng: Random) -> Draft:
-    """CHIP-MDCFNPC: for each given finding, does the patient have it?"""
+    """CHIP-MDCFNPC: for each finding, does the patient have it?"""
     labels = tuple(_FINDING)
     symptoms = rng.sample(rng.choice(DISEASES).symptoms, 2)
     said, lines = _in_states(rng, symptoms, _FINDING)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Draft(NamedTuple):
-    """What the model is asked, what it should answer, and the labels it may choose from."""
+    """The model's input, what it should answer, and the labels it may choose from."""
 
     input: str
     target: str

@@ -82,7 +82,7 @@ def distinct_drafts(task: Task, rng: Random, count: int) -> list[Draft]:
             return list(found.values())
     raise TrainingError(
         f"{task.dataset}: the demo's rules give only {len(found)} distinct samples of the "
-        f"{count} asked for: ask for fewer"
+        f"{count} requested: request fewer"
     )
 
 

@@ -7,20 +7,13 @@ from math import prod
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training.errors import TrainingError
 from training.merge.lora import Pair
 from training.merge.peft_adapter import LoraAdapter
 from training.model_directory.directory import ModelDirectory
-from training.weights.safetensors_stream import (
-    FLOAT_SIZES,
-    StoredTensor,
-    Tensors,
-    as_floats,
-    read_bytes,
-)
-from training.weights.shards import cast
+from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor, Tensors, read_values
+from training.weights.shards import as_dtype
 
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight")
 HEADS = ("lm_head.weight", "output_layer.weight")
@@ -32,7 +25,7 @@ COMPARED_ELEMENTS = 1 << 20
 class Part:
     """One tensor of the merged model: `source` plus the changes of `pairs`, stored as `dtype`.
 
-    `replaced` tells that `source` is an adapter's.
+    `replaced`: `source` is an adapter's.
     """
 
     source: StoredTensor
@@ -55,9 +48,8 @@ class Composition:
 
     def planned(self) -> list[StoredTensor]:
         """Return the tensors to write: names, dtypes, shapes and sizes; their place is to come."""
-        return [
-            replace(cast(part.source, part.dtype), name=name) for name, part in self.parts.items()
-        ]
+        parts = self.parts.items()
+        return [replace(as_dtype(part.source, part.dtype), name=name) for name, part in parts]
 
 
 class Ends(NamedTuple):
@@ -73,9 +65,9 @@ def compose(base: ModelDirectory, adapters: Sequence[LoraAdapter]) -> Compositio
 
     Low-rank changes add up; a whole tensor replaces what was there, so that the last one wins.
     Where config.json ties them, loaders use the embeddings as head too. An adapter that changes
-    only one of the two unties them: the other stays as it was, as it was in training. Raises
-    TrainingError when an adapter changes nothing, names a tensor that the base lacks or has in
-    another shape, or embeddings and head end up with different numbers of rows.
+    only one of the two unties them: the other stays as it was, as it was in training.
+    Raises TrainingError when an adapter changes nothing, names a tensor that the base lacks or has
+    in another shape, or embeddings and head end up with different numbers of rows.
     """
     tensors = base.tensors
     result = Composition({name: Part(tensor, tensor.dtype) for name, tensor in tensors.items()})
@@ -197,14 +189,11 @@ def same_values(one: StoredTensor, other: StoredTensor) -> bool:
         return False
     if (one.path, one.start, one.dtype) == (other.path, other.start, other.dtype):
         return True  # they share a storage
-    firsts = range(0, prod(one.shape), COMPARED_ELEMENTS)
-    return all(np.array_equal(_values(one, first), _values(other, first)) for first in firsts)
-
-
-def _values(tensor: StoredTensor, first: int) -> NDArray[np.float32]:
-    size = FLOAT_SIZES[tensor.dtype]
-    data = read_bytes(tensor, first * size, (first + COMPARED_ELEMENTS) * size)
-    return as_floats(data, tensor.dtype)
+    for first in range(0, prod(one.shape), COMPARED_ELEMENTS):
+        ours, theirs = (read_values(each, first, COMPARED_ELEMENTS) for each in (one, other))
+        if not np.array_equal(ours, theirs):
+            return False
+    return True
 
 
 def embedding_rows(tensors: Tensors) -> int | None:

@@ -38,8 +38,7 @@ def write_merged(shards: Sequence[Shard], parts: Mapping[str, Part]) -> Written:
 
     Raises TrainingError when a weight holds NaN or Inf, or the disk something else.
     """
-    written = Written()
-    written.changed |= {name for name, part in parts.items() if part.replaced}
+    written = Written(changed={name for name, part in parts.items() if part.replaced})
 
     def chunks(shard: Shard) -> Iterator[Bytes]:
         return _take(done_ahead(_jobs(shard, parts), AHEAD), written)

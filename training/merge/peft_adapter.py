@@ -58,13 +58,9 @@ def read_adapter(directory: Path) -> LoraAdapter:
     parts, copies = _read_parts(weights)
     _refuse_unsaved(config, weights, copies)
     pairs = {f"{module}.weight": _pair(module, found, config) for module, found in parts.items()}
-    return LoraAdapter(
-        directory,
-        weights,
-        config,
-        {name: pair for name, pair in pairs.items() if pair.rank},
-        {name: found[min(found, key=TRAINED_FIRST.index)] for name, found in copies.items()},
-    )
+    used = {name: pair for name, pair in pairs.items() if pair.rank}
+    whole = {name: found[min(found, key=TRAINED_FIRST.index)] for name, found in copies.items()}
+    return LoraAdapter(directory, weights, config, used, whole)
 
 
 def _read_parts(weights: Path) -> tuple[Parts, Parts]:
@@ -117,12 +113,12 @@ def _half(where: str, mark: str, found: Tensors) -> StoredTensor:
 
 
 def _check_kind(where: str, found: Tensors, config: JsonObject) -> None:
-    """Refuse settings and tensors that tell different stories."""
-    told = {
+    """Refuse tensors that contradict the settings."""
+    expected_by_part = {
         "E": (config["peft_type"] == "ADALORA", "peft_type ADALORA"),
         "magnitude_vector": (bool(config.get("use_dora")), "use_dora"),
     }
-    for part, (expected, setting) in told.items():
+    for part, (expected, setting) in expected_by_part.items():
         if (part in found) != expected:
             has = "without" if expected else "with"
             raise TrainingError(

@@ -1,4 +1,4 @@
-"""What a check of a merge is asked on, and what it finds; without torch."""
+"""The prompts that a merge is verified on, and the result; without torch."""
 
 from dataclasses import asdict, dataclass
 

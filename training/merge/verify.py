@@ -98,7 +98,7 @@ def _token_ids(directory: Path, prompts: Sequence[str]) -> list[torch.Tensor]:
     encode = _tokens if has_tokenizer(directory) else _bytes
     ids = encode(directory, prompts)
     if not all(row.numel() for row in ids):
-        raise TrainingError("an empty text verifies nothing: give --verify-prompt some words")
+        raise TrainingError("an empty text verifies nothing: put some words into --verify-prompt")
     return ids
 
 

@@ -76,7 +76,7 @@ def _copy_files(source: Path, names: Iterable[str], output: Path) -> None:
 
 
 def _write_data(config: dict[str, Any], target: Path) -> list[str]:
-    """Write the config without auto_map, which would ask loaders to run the directory's code."""
+    """Write the config without auto_map, which makes loaders run the directory's code."""
     dropped = config.pop("auto_map", None)
     write_json(target, config)
     return [f"auto_map was dropped from {target.name}: no code is copied"] if dropped else []

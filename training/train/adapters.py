@@ -1,4 +1,4 @@
-"""Put an adapter on a base model, tell how large it is, write it down."""
+"""Put an adapter on a base model, count its parameters, write it down."""
 
 from dataclasses import dataclass
 from pathlib import Path

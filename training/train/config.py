@@ -83,7 +83,7 @@ class OptimSettings(_Section):
     @model_validator(mode="after")
     def _one_end(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give exactly one of 'steps' and 'epochs'")
+            raise ValueError("set exactly one of 'steps' and 'epochs'")
         return self
 
 
@@ -96,7 +96,7 @@ class TrainConfig(_Section):
         None, description="name in training/templates, or a .jinja path; null: the checkpoint's own"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="of the base; auto: what this machine is fastest at and has room for"
+        "auto", description="of the base; auto: what this machine is fastest at and has memory for"
     )
     seed: int = Field(42, ge=0)
     gradient_checkpointing: bool = Field(False, description="less memory, more computing")
@@ -126,7 +126,7 @@ class TrainConfig(_Section):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if len(self.adapter_sections) != 1:
-            raise ValueError("give exactly one of the sections 'lora', 'adalora' and 'prefix'")
+            raise ValueError("set exactly one of the sections 'lora', 'adalora' and 'prefix'")
         return self
 
     @model_validator(mode="after")
@@ -218,7 +218,7 @@ def _line(node: yaml.Node, keys: list[str]) -> int:
 
 
 def _known(sections: list[str]) -> list[str]:
-    """The keys of a section, given as the path to it, or of the recipe itself."""
+    """The keys of a section, by the path to it, or of the recipe itself."""
     model: type[BaseModel] = TrainConfig
     for section in sections:
         annotation = model.model_fields[section].annotation

@@ -1,4 +1,4 @@
-"""What a run is asked for, checked before torch is loaded: paths, settings, rows."""
+"""What a run is set to do, checked before torch is loaded: paths, settings, rows."""
 
 from pathlib import Path
 

@@ -4,7 +4,7 @@ import os
 
 
 def from_torchrun(name: str, default: int = 0) -> int:
-    """A number that torchrun tells in the environment."""
+    """A number that torchrun sets in the environment."""
     return int(os.environ.get(name, default))
 
 
@@ -14,5 +14,5 @@ def is_first() -> bool:
 
 
 def is_first_of_node() -> bool:
-    """Whether this is the first process of its machine, which tells that machine's errors."""
+    """Whether this is the first process of its machine, which prints that machine's errors."""
     return from_torchrun("LOCAL_RANK") == 0

@@ -67,12 +67,12 @@ def build_run(
     progress = (
         checkpoints.load(checkpoint, model, optimizer, scaler) if checkpoint else RunProgress()
     )
-    dtype = None if config.precision == "fp32" else _dtype(config)
+    autocast = _autocast(config, processes)
     run = Run(
         config=config,
         folder=folder,
         model=model,
-        loss=AnswerLoss(wrapped, keeps_logits(model.get_base_model()), _autocast(processes, dtype)),
+        loss=AnswerLoss(wrapped, keeps_logits(model.get_base_model()), autocast),
         optimizer=optimizer,
         scheduler=_schedule(config, optimizer, order.updates, progress.update),
         scaler=scaler,
@@ -143,11 +143,11 @@ def _dtype(config: TrainConfig) -> torch.dtype:
 
 
 def _autocast(
-    processes: Processes, dtype: torch.dtype | None
+    config: TrainConfig, processes: Processes
 ) -> Callable[[], AbstractContextManager[object]]:
-    if dtype is None:
+    if config.precision == "fp32":
         return nullcontext
-    return partial(torch.autocast, processes.device.type, dtype)
+    return partial(torch.autocast, processes.device.type, _dtype(config))
 
 
 def _optimizer(model: Module, optim: OptimSettings) -> AdamW:

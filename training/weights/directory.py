@@ -15,8 +15,8 @@ TORCH_INDEX = "pytorch_model.bin.index.json"
 def read_model(directory: Path) -> Tensors:
     """Return every tensor of a model directory by name, in the order of files and bytes.
 
-    Safetensors go before pytorch_model*.bin when both are there, as in transformers. Raises
-    TrainingError when there are no weights, a file is missing or damaged, or the index is wrong.
+    Safetensors go before pytorch_model*.bin when both are there, as in transformers.
+    Raises TrainingError when there are no weights, or files or their index are damaged.
     """
     for index, single in ((INDEX, SINGLE), (TORCH_INDEX, TORCH_SINGLE)):
         if (directory / index).exists():

@@ -1,6 +1,6 @@
 """The inner loops of merging, compiled by numba when first called and kept in its cache.
 
-Weights come as their bits, so that a dtype numpy lacks can be told apart: uint16 arrays are fp16,
+Weights come as their bits, so that a dtype numpy lacks has a type here: uint16 arrays are fp16,
 int16 arrays bf16, float32 arrays fp32. Sums are fp64 and are rounded once (to bf16 below 2**-126,
 which only fp32's subnormals reach, twice). The loops run outside the interpreter's lock.
 """
@@ -50,9 +50,9 @@ def _to_half(context: Any, value: Any) -> Any:
 
 @_compiled
 def _to_odd(value: float) -> Any:
-    """Round fp64 to fp32 so that a second rounding, to 16 bits, gives what one would have given.
+    """Round fp64 to fp32 so that a second rounding, to 16 bits, gives what a single one would give.
 
-    "Round to odd": the last bit tells that something was cut off, which keeps the value from
+    "Round to odd": the last bit marks that something was cut off, which keeps the value from
     looking like one half-way between two of 16 bits.
     """
     bits = np.float64(value).view(np.int64)

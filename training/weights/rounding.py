@@ -67,7 +67,7 @@ class Change:
 
     @cached_property
     def padded(self) -> tuple[Doubles, Doubles]:
-        """Both factors as the kernels want them: zeros added to whole blocks of rows and ranks."""
+        """Both factors as the kernels take them: zeros added to whole blocks of rows and ranks."""
         more = -len(self.right) % kernels.RANKS
         left = np.pad(self.left, ((0, kernels.ROWS - 1), (0, more)))
         right = np.pad(self.right, ((0, more), (0, 0)))
@@ -93,8 +93,8 @@ class Change:
 def copy_chunk(source: StoredTensor, dtype: str, first: int, count: int) -> Bytes:
     """Return `count` elements from `first` on of an unchanged weight, rounded to `dtype`.
 
-    Elements of a dtype that is not in FLOAT_SIZES are bytes here, and copied as they are. Raises
-    TrainingError when the weight or the result holds NaN or Inf.
+    Elements of a dtype that is not in FLOAT_SIZES are bytes here, and copied as they are.
+    Raises TrainingError when the weight or the result holds NaN or Inf.
     """
     size = FLOAT_SIZES.get(source.dtype, 1)
     data = read_bytes(source, first * size, (first + count) * size)

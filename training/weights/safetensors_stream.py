@@ -79,7 +79,16 @@ def _stored(path: Path, name: str, entry: dict[str, list[int]], data: int) -> St
 
 def read_floats(tensor: StoredTensor) -> NDArray[np.float32]:
     """Return the whole tensor, whose dtype must be one of FLOAT_SIZES, as fp32."""
-    return as_floats(read_bytes(tensor), tensor.dtype).reshape(tensor.shape)
+    return read_values(tensor, 0, prod(tensor.shape)).reshape(tensor.shape)
+
+
+def read_values(tensor: StoredTensor, first: int, count: int) -> NDArray[np.float32]:
+    """Return at most `count` elements from `first` on, of a dtype of FLOAT_SIZES, as fp32."""
+    size = FLOAT_SIZES[tensor.dtype]
+    bits = as_bits(read_bytes(tensor, first * size, (first + count) * size), tensor.dtype)
+    if tensor.dtype == "BF16":
+        return (bits.astype(np.uint32) << 16).view(np.float32)
+    return bits.view(np.float16).astype(np.float32) if tensor.dtype == "F16" else bits
 
 
 def read_bytes(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> Bytes:
@@ -100,13 +109,5 @@ def read_bytes(tensor: StoredTensor, start: int = 0, stop: int | None = None) ->
 
 
 def as_bits(data: Bytes, dtype: str) -> NDArray[Any]:
-    """Return `data` as a flat array that shares its memory, typed as kernels.py wants it."""
+    """Return `data` as a flat array that shares its memory, typed as kernels.py expects it."""
     return data.view(BITS[dtype])
-
-
-def as_floats(data: Bytes, dtype: str) -> NDArray[np.float32]:
-    """Return `data`, elements of the coded dtype, as a flat array of fp32."""
-    bits = as_bits(data, dtype)
-    if dtype == "BF16":
-        return (bits.astype(np.uint32) << 16).view(np.float32)
-    return bits.view(np.float16).astype(np.float32) if dtype == "F16" else bits

@@ -29,7 +29,7 @@ def plan_shards(
     """
     shards: list[Shard] = [[]]
     filled = 0
-    for tensor in (cast(each, dtype) for each in tensors):
+    for tensor in (as_dtype(each, dtype) for each in tensors):
         if filled and filled + tensor.size > limit:
             shards.append([])
             filled = 0
@@ -41,7 +41,7 @@ def plan_shards(
     ]
 
 
-def cast(tensor: StoredTensor, dtype: str | None) -> StoredTensor:
+def as_dtype(tensor: StoredTensor, dtype: str | None) -> StoredTensor:
     """Return a floating tensor's plan as `dtype`, any other tensor as it is."""
     if dtype is None or tensor.dtype not in FLOAT_SIZES:
         return tensor

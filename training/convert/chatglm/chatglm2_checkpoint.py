@@ -107,9 +107,9 @@ def rope(path: Path, config: JsonObject, kind: Kind) -> dict[str, Any]:
 
 def _read_sizes(path: Path, config: JsonObject, kind: Kind) -> ChatGLM2Sizes:
     for key, (computed, default) in FIXED.items():
-        if (told := config.get(key, default)) is not computed:
+        if (value := config.get(key, default)) is not computed:
             raise TrainingError(
-                f"{path}: {key} is {told!r}; only {computed!r} is supported, as {kind.hub} has it:"
+                f"{path}: {key} is {value!r}; only {computed!r} is supported, as {kind.hub} has it:"
                 " convert that"
             )
 

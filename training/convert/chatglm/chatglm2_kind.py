@@ -1,4 +1,4 @@
-"""ChatGLM2 or ChatGLM3: one architecture under one model_type, told apart by what lies around."""
+"""ChatGLM2 or ChatGLM3: one architecture and model_type, distinguished by what lies around."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from training.model_directory.hub import public_name
 KEYS = frozenset({"multi_query_attention", "rmsnorm", "padded_vocab_size"})
 FIRST = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>")
 ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+ENDS = ("<|user|>", "<|observation|>")
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,7 @@ class Kind:
 
 
 CHATGLM2 = Kind("ChatGLM2", "THUDM/chatglm2-6b", "chatglm2", FIRST, ())
-CHATGLM3 = Kind(
-    "ChatGLM3",
-    "THUDM/chatglm3-6b",
-    "chatglm3",
-    (*FIRST, *ROLE_TOKENS),
-    ("<|user|>", "<|observation|>"),
-)
+CHATGLM3 = Kind("ChatGLM3", "THUDM/chatglm3-6b", "chatglm3", (*FIRST, *ROLE_TOKENS), ENDS)
 BY_TEMPLATE: Mapping[str | None, Kind] = {kind.template: kind for kind in (CHATGLM2, CHATGLM3)}
 
 
@@ -45,17 +40,16 @@ def is_chatglm2(config: JsonObject) -> bool:
 
 
 def detect_kind(source: Path, config: JsonObject, template: str | None) -> Kind:
-    """Return which of the two lies in `source`; `template` decides where nothing else tells.
+    """Return which of the two lies in `source`; `template` decides where nothing else does.
 
     config.json and tokenizer.model look the same. The tokenizer's files name ChatGLM3's roles, or
     do not: its Python file is read as text and never run. Then names count.
-    Raises TrainingError when nothing tells, or the template needs ChatGLM3's roles and this is
-    ChatGLM2.
+    Raises TrainingError when nothing decides, or the template is ChatGLM3's and this is ChatGLM2.
     """
     kind = _by_tokenizer(source) or _by_name(source, config) or BY_TEMPLATE.get(template)
     if kind is None:
         raise TrainingError(
-            f"{source}: ChatGLM2 or ChatGLM3? tokenization_chatglm.py would tell: get it too"
+            f"{source}: ChatGLM2 or ChatGLM3? tokenization_chatglm.py decides it: get that too"
             " (it is read, not run), or add --template chatglm2 or --template chatglm3"
         )
     if kind is CHATGLM2 and template == CHATGLM3.template:

@@ -61,15 +61,9 @@ def _read_sizes(source: Path, config: JsonObject) -> ChatGLMSizes:
     hidden, heads = size("hidden_size"), size("num_attention_heads")
     if hidden % heads:
         raise TrainingError(f"{path}: {heads} heads do not divide hidden_size {hidden}: {AGAIN}")
-    return ChatGLMSizes(
-        size("vocab_size"),
-        hidden,
-        size("inner_hidden_size"),
-        size("num_layers"),
-        heads,
-        size("max_sequence_length", 2048),
-        _images(source, config),
-    )
+    vocab, inner, layers = size("vocab_size"), size("inner_hidden_size"), size("num_layers")
+    context, images = size("max_sequence_length", 2048), _images(source, config)
+    return ChatGLMSizes(vocab, hidden, inner, layers, heads, context, images)
 
 
 def _images(source: Path, config: JsonObject) -> int:

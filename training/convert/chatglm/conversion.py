@@ -5,22 +5,8 @@ from typing import Any
 
 from training.convert.chatglm.chatglm2_conversion import convert_chatglm2
 from training.convert.chatglm.chatglm2_kind import is_chatglm2
-from training.convert.chatglm.checkpoint import (
-    AGAIN,
-    LM_HEAD,
-    WORD_EMBEDDINGS,
-    ChatGLMSizes,
-    read_chatglm,
-)
-from training.convert.chatglm.tokenizer import (
-    EOP,
-    GMASK,
-    MASK,
-    PAD,
-    SOP,
-    read_pieces,
-    tokenizer_from_pieces,
-)
+from training.convert.chatglm.checkpoint import AGAIN, LM_HEAD, ChatGLMSizes, read_chatglm
+from training.convert.chatglm.tokenizer import TOKENS, read_pieces, tokenizer_from_pieces
 from training.convert.output import ConversionReport, summarise, write_copies
 from training.errors import TrainingError
 from training.files import JsonObject, read_json, write_aside, write_json
@@ -29,13 +15,6 @@ from training.model_directory.templates import read_template
 from training.weights.safetensors_stream import TORCH_NAMES
 
 PIECES = "ice_text.model"
-TOKENS = {
-    "bos_token_id": SOP,
-    "eos_token_id": EOP,
-    "gmask_token_id": GMASK,
-    "mask_token_id": MASK,
-    "pad_token_id": PAD,
-}
 
 
 def convert_chatglm(
@@ -61,7 +40,7 @@ def convert_chatglm(
     ids = _token_ids(source, config, sizes, [piece.piece for piece in proto.pieces])
     with write_aside(output) as aside:
         shards, sums = write_copies(tensors, aside, max_shard_size, dtype)
-        stored = dtype or TORCH_NAMES[tensors[WORD_EMBEDDINGS].dtype]
+        stored = dtype or TORCH_NAMES[tensors["transformer.word_embeddings.weight"].dtype]
         fixed = {"tie_word_embeddings": LM_HEAD not in tensors, "dtype": stored}
         write_json(aside / "config.json", _config(config, sizes) | ids | fixed)
         roles = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -79,8 +58,8 @@ def _kind(sizes: ChatGLMSizes) -> tuple[str, list[str]]:
     """The release that it is, and what is to be said of it."""
     if not sizes.images:
         return "ChatGLM-6B", []
-    told = f"{sizes.images} image tokens"
-    return f"ChatGLM-6B with {told}", [f"the rows of {told} were left out"]
+    images = f"{sizes.images} image tokens"
+    return f"ChatGLM-6B with {images}", [f"the rows of {images} were left out"]
 
 
 def _config(config: JsonObject, sizes: ChatGLMSizes) -> dict[str, Any]:
@@ -100,7 +79,7 @@ def _config(config: JsonObject, sizes: ChatGLMSizes) -> dict[str, Any]:
 def _token_ids(
     source: Path, config: JsonObject, sizes: ChatGLMSizes, pieces: list[str]
 ) -> dict[str, int]:
-    """The ids of the pieces, which config.json must give too, above those of image tokens."""
+    """The ids of the pieces, which config.json must have too, above those of image tokens."""
     rows = sizes.vocab - sizes.images
     if len(pieces) > rows:
         raise TrainingError(

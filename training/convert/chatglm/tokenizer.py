@@ -26,6 +26,10 @@ from training.errors import TrainingError
 from training.model_directory.tokenizer import fast_tokenizer, read_sentencepiece
 
 SOP, EOP, GMASK, MASK, PAD = "<sop>", "<eop>", "[gMASK]", "[MASK]", "<pad>"
+TOKENS = {  # by their keys in config.json
+    **{"bos_token_id": SOP, "eos_token_id": EOP, "gmask_token_id": GMASK, "mask_token_id": MASK},
+    "pad_token_id": PAD,
+}
 # A text between two of these is tokenised as if it stood alone, as prompt and answer were in
 # training. The others stand within a text.
 BORDERS = (SOP, EOP, "<s>", "</s>", PAD, "<unk>")
@@ -70,7 +74,7 @@ def _refuse_other_kinds(model: Path, proto: ModelProto, kinds: list[int]) -> Non
 
 
 def tokenizer_from_pieces(proto: ModelProto, context: int) -> Any:
-    """Return the transformers tokenizer of `proto`, as read_pieces gives it.
+    """Return the transformers tokenizer of `proto`, as read_pieces returns it.
 
     `add_special_tokens` appends [gMASK] <sop>; `context` is the model's longest sequence in
     tokens. Ids differ from the original's in corners only: text that holds special tokens (its

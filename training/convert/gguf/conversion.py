@@ -37,9 +37,7 @@ def convert_gguf(
     _check_whole(source)
     with write_aside(output) as aside:
         with _reading(source) as place:
-            from training.convert.gguf.reader import (
-                read_gguf,  # late: seconds, and none for an input that is wrong
-            )
+            from training.convert.gguf.reader import read_gguf  # late: it takes seconds
 
             model, tokenizer = read_gguf(place, dtype)
         _check_finite(model, dtype)
@@ -51,9 +49,8 @@ def convert_gguf(
         sums = {path.name: sha256(path) for path in sorted(aside.glob("*.safetensors"))}
         details = {"converted_from": "GGUF", "gguf_sha256": sha256(source), "dtype": dtype}
         write_provenance(aside, source, (), sums, details)
-    return ConversionReport(
-        len(tensors), sum(each.size for each in tensors.values()), len(sums), notes
-    )
+    size = sum(tensor.size for tensor in tensors.values())
+    return ConversionReport(len(tensors), size, len(sums), notes)
 
 
 def _check_whole(source: Path) -> None:
@@ -72,7 +69,7 @@ def _check_whole(source: Path) -> None:
 
 @contextmanager
 def _reading(source: Path) -> Iterator[Path]:
-    """Yield the file in a directory of its own: transformers would heed what lies beside it."""
+    """Yield the file in a directory of its own: transformers would read what lies beside it."""
     with TemporaryDirectory() as scratch:
         place = Path(scratch) / source.name
         place.symlink_to(source.absolute())

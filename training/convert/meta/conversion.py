@@ -51,7 +51,7 @@ def _tokenizer(path: Path, context: int, template: str, pieces: dict[str, Pieces
     rows = pieces["model.embed_tokens.weight"].planned().shape[0]
     if len(tokenizer) != rows:
         raise TrainingError(
-            f"{path} has {len(tokenizer)} tokens, the embedding {rows} rows: give --tokenizer the"
+            f"{path} has {len(tokenizer)} tokens, the embedding {rows} rows: set --tokenizer to the"
             " tokenizer.model that these weights were trained with"
         )
     tokenizer.chat_template = read_template(template)

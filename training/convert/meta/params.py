@@ -31,7 +31,7 @@ class Params:
 
     @property
     def context(self) -> int:
-        """Tokens the release was trained on, as far as params.json gives it away.
+        """Tokens the release was trained on, as far as params.json implies it.
 
         LLaMA 1 (2048) and 2 (4096) differ in norm_eps alone, but for two: LLaMA 1 65B already
         has the new one, and of that width LLaMA 2 has only a 70B, with fewer key-value heads.

@@ -117,7 +117,7 @@ def _layer(params: Params, number: int) -> list[ReleaseTensor]:
 
 
 def _check_count(files: Sequence[ReleaseFile], params: Params) -> None:
-    """Each file has an equal band of wq's rows, so one band tells how many files there are."""
+    """Each file has an equal band of wq's rows, which gives the number of files."""
     rows, columns = (*files[0].find("layers.0.attention.wq.weight").shape, 0, 0)[:2]
     if columns != params.dim or not rows or params.dim % rows:
         return  # not a matter of missing files: the shapes are checked later
