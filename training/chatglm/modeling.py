@@ -49,7 +49,7 @@ def rotate(states: torch.Tensor, angles: Angles) -> torch.Tensor:
 
 
 class ChatGLM6BAttention(nn.Module):
-    """Attention whose query_key_value rows lie head by head: q, k, v of head 0, of head 1, …"""
+    """Attention whose query_key_value rows lie head by head: q, k, v of head 0, then of head 1."""
 
     def __init__(self, config: ChatGLM6BConfig, layer: int) -> None:
         super().__init__()
