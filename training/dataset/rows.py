@@ -27,8 +27,8 @@ class Row:
 def read_rows(path: Path, prompt: str, response: str, history: str | None = None) -> list[Row]:
     """Read every line of `path`; `prompt`, `response` and `history` name the columns.
 
-    The history may be missing in a row or null. Only a line feed ends a line: a U+2028 inside a JSON
-    string is text. Blank lines are passed over.
+    The history may be missing in a row or null. Only a line feed ends a line: a U+2028 inside a
+    JSON string is text. Blank lines are passed over.
     Raises TrainingError with file and line for anything that is not a usable sample.
     """
     try:
