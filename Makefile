@@ -90,7 +90,7 @@ bench-soak: $(READY) demo  ## half an hour of mixed load on a server: errors, gr
 	$(BIN)/python -m tests.bench.soak $(ARGS)
 
 clean:  ## remove what was built, the virtual environment included
-	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf build $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage*
 
 build/demo/model/config.json: | $(READY)
 	$(BIN)/python -m training.prepare --output build/demo

@@ -71,7 +71,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked: sequences of so many tokens, and how the engine is set."""
+    """The load: sequences of so many tokens, and how the engine is set."""
 
     tokens: int = 2048
     sequences: int = 1
@@ -96,7 +96,7 @@ class Plan:
         return max(0, int(free // self.sequence(model, size, gpus)))
 
     def fewest(self, model: Model, size: int, memory: float) -> tuple[int, int] | None:
-        """The fewest GPUs that hold the sequences asked for, and how many they hold."""
+        """The fewest GPUs that hold the sequences, and how many they hold."""
         for gpus in filter(model.splits, self.gpus):
             held = self.fits(model, size, memory, gpus)
             if held >= self.sequences:
@@ -134,8 +134,8 @@ def _llama(config: Mapping[str, Any]) -> Model:
     kind, hidden, inner = config["model_type"], config["hidden_size"], config["intermediate_size"]
     heads = config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
-    told = kind in ("qwen3", "glm", "glm4")  # whose heads need not add up to `hidden`
-    width = config["head_dim"] if told else config.get("head_dim") or hidden // heads
+    explicit = kind in ("qwen3", "glm", "glm4")  # whose heads need not add up to `hidden`
+    width = config["head_dim"] if explicit else config.get("head_dim") or hidden // heads
     small = hidden * (4 if kind == "glm4" else 2) + (2 * width if kind == "qwen3" else 0)
     if kind == "qwen2" or config.get("attention_bias"):
         small += BIASED[kind].count("qkv") * width * (heads + 2 * kv_heads)
@@ -219,16 +219,16 @@ def table(plan: Plan, gpus: Sequence[float]) -> Iterator[str]:
 
 
 def describe(model: Model, plan: Plan, dtype: str, gpus: Sequence[float]) -> Iterator[str]:
-    """Lines for one model: what takes how much, and which GPUs hold what is asked."""
+    """Lines for one model: what takes how much, and which GPUs hold the load."""
     size = BYTES[dtype]
     weights, margin = model.parameters * size, plan.margin(model, size)
     cache = plan.sequences * plan.sequence(model, size)
     prefix = f" (and {model.prefix} of the prefix)" if model.prefix else ""
     yield f"parameters  {model.parameters:,}"
     yield f"weights     {weights / 1e9:.2f} GB in {dtype}"
-    asked = f"{plan.sequences:,} x {plan.tokens:,} tokens{prefix}"
+    load = f"{plan.sequences:,} x {plan.tokens:,} tokens{prefix}"
     token = f"{model.cache(size) / 1024:g} KiB a token"
-    yield f"cache       {cache / 1e9:.2f} GB for {asked}, {token}"
+    yield f"cache       {cache / 1e9:.2f} GB for {load}, {token}"
     yield f"margin      {margin / 1e9:.2f} GB a GPU, assumed (--help)"
     total = (weights + cache + margin) / plan.utilization
     yield f"one GPU     {total / 1e9:.1f} GB at a utilization of {plan.utilization:g}"
