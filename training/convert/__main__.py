@@ -167,13 +167,8 @@ def _add_llama(add: AddParser) -> None:
         epilog=LLAMA_END,
     )
     _add_places(parser, "DIR", "directory with consolidated.NN.pth and params.json")
-    parser.add_argument(
-        "--tokenizer",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="the release's tokenizer.model",
-    )
+    parser.add_argument("--tokenizer", type=Path, required=True, metavar="FILE",
+                        help="the release's tokenizer.model")  # fmt: skip
     _add_format(parser, "llama")
     parser.add_argument(
         "--context", type=_tokens, metavar="TOKENS", help="longest sequence (default: see below)"
@@ -209,10 +204,7 @@ def _add_chatglm(add: AddParser) -> None:
 
 def _add_gguf(add: AddParser) -> None:
     parser = add(
-        "gguf",
-        help="llama.cpp's format: one .gguf file",
-        description=GGUF,
-        epilog=GGUF_END,
+        "gguf", help="llama.cpp's format: one .gguf file", description=GGUF, epilog=GGUF_END
     )
     _add_places(parser, "FILE", "the .gguf file")
     _add_format(parser, None)
@@ -221,42 +213,27 @@ def _add_gguf(add: AddParser) -> None:
 
 
 def _add_places(parser: argparse.ArgumentParser, metavar: str, text: str) -> None:
-    parser.add_argument("--input", type=Path, required=True, metavar=metavar, help=text)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="model directory to create; must not exist",
-    )
+    add = parser.add_argument
+    add("--input", type=Path, required=True, metavar=metavar, help=text)
+    add("--output", type=Path, required=True, metavar="DIR",
+        help="model directory to create; must not exist")  # fmt: skip
 
 
 def _add_format(
     parser: argparse.ArgumentParser, template: str | None, default: str | None = None
 ) -> None:
-    parser.add_argument(
-        "--template",
-        default=template,
-        metavar="NAME",
-        help="chat template: a name in training/templates or a .jinja file (default:"
-        f" {default or template or 'the one that comes with the model'})",
-    )
-    parser.add_argument(
-        "--max-shard-size",
-        type=size_in_bytes,
-        default="2GB",
-        metavar="SIZE",
-        help="largest weights file, such as 500MB or 4GiB (default: %(default)s)",
-    )
+    shown = default or template or "the one that comes with the model"
+    add = parser.add_argument
+    add("--template", default=template, metavar="NAME",
+        help=f"chat template: a name in training/templates or a .jinja file (default: {shown})",
+    )  # fmt: skip
+    add("--max-shard-size", type=size_in_bytes, default="2GB", metavar="SIZE",
+        help="largest weights file, such as 500MB or 4GiB (default: %(default)s)")  # fmt: skip
 
 
 def _add_dtype(parser: argparse.ArgumentParser, default: str | None, described: str) -> None:
-    parser.add_argument(
-        "--dtype",
-        choices=["bfloat16", "float16", "float32"],
-        default=default,
-        help=f"dtype of the output's weights (default: {described})",
-    )
+    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default=default,
+                        help=f"dtype of the output's weights (default: {described})")  # fmt: skip
 
 
 def _tokens(text: str) -> int:

@@ -58,7 +58,7 @@ def _load(directory: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 
 
-def _reference(base: Path, adapters: Sequence[LoraAdapter]) -> PreTrainedModel:
+def _reference(base: Path, adapters: Sequence[LoraAdapter]) -> PreTrainedModel | PeftModel:
     """Return base with the last adapter active, those before it merged by peft in fp32."""
     model = _load(base)
     if model.config.tie_word_embeddings and any(map(_touches_ends, adapters[:-1])):

@@ -12,7 +12,7 @@ from training.model_directory.tokenizer_files import TOKENIZER_CONFIG, finish_to
 
 # Data only: Python files beside a checkpoint are never copied.
 TOKENIZER_FILES = (
-    *("tokenizer.json", TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
     *("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja"),
 )
 VOCABULARIES = ("tokenizer.json", "tokenizer.model")  # either one makes a tokenizer
@@ -40,8 +40,8 @@ def copy_model_files(
     _check_rows(source, rows)
     _copy_files(base.path, ["generation_config.json"], output)
     _copy_files(source, TOKENIZER_FILES, output)
-    if (output / TOKENIZER_CONFIG).exists():
-        notes += _write_data(read_json(output / TOKENIZER_CONFIG), output / TOKENIZER_CONFIG)
+    if (source / TOKENIZER_CONFIG).exists():
+        notes += _write_data(read_json(source / TOKENIZER_CONFIG), output / TOKENIZER_CONFIG)
     if has_tokenizer(output):
         context = base.config.get("max_position_embeddings")
         return notes + finish_tokenizer(output, chat, context)

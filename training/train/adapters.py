@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
@@ -11,6 +12,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from training.errors import TrainingError
 from training.train.chatglm_prefix import PrefixTunedModel
 from training.train.config import AdaLoraSettings, LoraSettings, PrefixSettings, TrainConfig
+
+TunedModel: TypeAlias = PeftModel | PrefixTunedModel
+"""A base with its adapter: peft's, or our own for ChatGLM-6B's prefixes."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,7 @@ class ParameterCount:
         )
 
 
-def add_adapter(
-    model: PreTrainedModel, config: TrainConfig, updates: int
-) -> PeftModel | PrefixTunedModel:
+def add_adapter(model: PreTrainedModel, config: TrainConfig, updates: int) -> TunedModel:
     """Wrap `model` as a peft model whose adapter, in fp32, is all that trains.
 
     Raises TrainingError when the targets name nothing in the model, or the settings do not fit
@@ -129,7 +131,7 @@ def count_parameters(model: Module) -> ParameterCount:
     return ParameterCount(mine, total - mine)
 
 
-def write_adapter(model: PeftModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
+def write_adapter(model: TunedModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
     """Write config and weights as peft loads them; `weights` are the whole trainable tensors."""
     model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
 

@@ -12,7 +12,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from training.files import write_aside
-from training.train.adapters import trainable, write_adapter
+from training.train.adapters import TunedModel, trainable, write_adapter
 from training.train.distributed import Processes, assign, whole
 
 STATE = "state.pt"
@@ -40,7 +40,7 @@ class RunProgress:
 
 def save(
     folder: Path,
-    model: PeftModel,
+    model: TunedModel,
     optimizer: Optimizer,
     scaler: GradScaler,
     progress: RunProgress,
@@ -76,7 +76,7 @@ def newest(folder: Path) -> Path | None:
 
 
 def load(
-    checkpoint: Path, model: PeftModel, optimizer: Optimizer, scaler: GradScaler
+    checkpoint: Path, model: TunedModel, optimizer: Optimizer, scaler: GradScaler
 ) -> RunProgress:
     """Put weights, optimiser and the ranks' history back as `save` found them."""
     state = _read(checkpoint)
@@ -92,7 +92,7 @@ def load(
     return RunProgress(**state["progress"])
 
 
-def load_weights(checkpoint: Path, model: PeftModel) -> None:
+def load_weights(checkpoint: Path, model: TunedModel) -> None:
     """Put the weights of `checkpoint` alone into `model`."""
     state = _read(checkpoint)
     _assign_weights(trainable(model), state["weights"])

@@ -161,7 +161,7 @@ def load_config(path: Path, overrides: list[str]) -> TrainConfig:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise TrainingError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(root, yaml.MappingNode):
+    if not isinstance(root, yaml.MappingNode) or not isinstance(tree, dict):
         raise TrainingError(f"{path}: expected a mapping of settings, see training/recipes")
     for override in overrides:
         _apply(tree, override)

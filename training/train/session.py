@@ -29,11 +29,7 @@ from training.train.setup import Run, build_run
 
 
 def run_to_end(
-    config: TrainConfig,
-    rows: Mapping[str, list[Row]],
-    settings: dict[str, object],
-    *,
-    resume: bool,
+    config: TrainConfig, rows: Mapping[str, list[Row]], settings: dict[str, object], *, resume: bool
 ) -> None:
     """Train on `rows`, by split, from the newest checkpoint if `resume`; write the output.
 

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from torch.amp import GradScaler
 from torch.nn import Module
 from torch.optim import AdamW, Optimizer
@@ -20,7 +19,7 @@ from training.dataset.collate import Batch, Features, collator
 from training.errors import TrainingError
 from training.progress import hide_transformers_bars
 from training.train import checkpoints
-from training.train.adapters import add_adapter, count_parameters, trainable
+from training.train.adapters import TunedModel, add_adapter, count_parameters, trainable
 from training.train.checkpoints import RunProgress
 from training.train.config import OptimSettings, TrainConfig
 from training.train.distributed import Processes
@@ -34,7 +33,7 @@ class Run:
 
     config: TrainConfig
     folder: Path
-    model: PeftModel
+    model: TunedModel
     loss: AnswerLoss
     optimizer: Optimizer
     scheduler: LambdaLR
@@ -102,7 +101,7 @@ def _order(config: TrainConfig, rows: Sequence[Features], processes: Processes) 
     )
 
 
-def _model(config: TrainConfig, updates: int, processes: Processes) -> tuple[PeftModel, Module]:
+def _model(config: TrainConfig, updates: int, processes: Processes) -> tuple[TunedModel, Module]:
     """The peft model, and what to call for its forward pass."""
     if config.parallel == "ddp":
         return _load_model(config, updates, processes)
@@ -114,7 +113,7 @@ def _model(config: TrainConfig, updates: int, processes: Processes) -> tuple[Pef
 
 def _load_model(
     config: TrainConfig, updates: int, processes: Processes
-) -> tuple[PeftModel, Module]:
+) -> tuple[TunedModel, Module]:
     model = add_adapter(_load_base(config, processes), config, updates)
     if processes.first:
         print(count_parameters(model))

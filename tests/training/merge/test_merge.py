@@ -163,6 +163,12 @@ def test_tokenizer_comes_from_the_last_adapter_that_has_one(
     assert not list((tmp_path / "out").glob("*.py"))
 
 
+def test_a_damaged_file_is_named_by_its_own_path(base: Path, adapter: Path, tmp_path: Path) -> None:
+    (base / "tokenizer_config.json").write_text("{")
+    with pytest.raises(TrainingError, match=re.escape(str(base / "tokenizer_config.json"))):
+        merge(base, [adapter], tmp_path / "out")
+
+
 def test_auto_map_is_dropped_with_a_note(base: Path, adapter: Path, tmp_path: Path) -> None:
     edit_json(base / "config.json", auto_map={"AutoModel": "modeling_evil.Evil"})
     report = merge(base, [adapter], tmp_path / "out")

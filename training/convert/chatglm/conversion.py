@@ -5,7 +5,13 @@ from typing import Any
 
 from training.convert.chatglm.chatglm2_conversion import convert_chatglm2
 from training.convert.chatglm.chatglm2_kind import is_chatglm2
-from training.convert.chatglm.checkpoint import AGAIN, LM_HEAD, ChatGLMSizes, read_chatglm
+from training.convert.chatglm.checkpoint import (
+    AGAIN,
+    LM_HEAD,
+    WORD_EMBEDDINGS,
+    ChatGLMSizes,
+    read_chatglm,
+)
 from training.convert.chatglm.tokenizer import TOKENS, read_pieces, tokenizer_from_pieces
 from training.convert.output import ConversionReport, summarise, write_copies
 from training.errors import TrainingError
@@ -40,7 +46,7 @@ def convert_chatglm(
     ids = _token_ids(source, config, sizes, [piece.piece for piece in proto.pieces])
     with write_aside(output) as aside:
         shards, sums = write_copies(tensors, aside, max_shard_size, dtype)
-        stored = dtype or TORCH_NAMES[tensors["transformer.word_embeddings.weight"].dtype]
+        stored = dtype or TORCH_NAMES[tensors[WORD_EMBEDDINGS].dtype]
         fixed = {"tie_word_embeddings": LM_HEAD not in tensors, "dtype": stored}
         write_json(aside / "config.json", _config(config, sizes) | ids | fixed)
         roles = ("bos_token_id", "eos_token_id", "pad_token_id")

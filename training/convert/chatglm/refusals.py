@@ -46,11 +46,7 @@ def refuse_prefix(found: Tensors, remedy: str) -> None:
 
 
 def check_tensors(
-    source: Path,
-    found: Tensors,
-    expected: Mapping[str, tuple[int, ...]],
-    model: str,
-    hub: str,
+    source: Path, found: Tensors, expected: Mapping[str, tuple[int, ...]], model: str, hub: str
 ) -> None:
     """Compare the checkpoint's names and shapes with the `expected` ones of a `model`.
 
