@@ -49,6 +49,10 @@ BROKEN: dict[Check, list[tuple[str, object, str]]] = {
         (SPREAD, GONE, "topologySpreadConstraints[0].labelSelector matches nothing"),
         (f"{POD} affinity", ANTI, "podAffinityTerm.labelSelector matches nothing"),
     ],
+    selectors.pods_are_spread_among_their_own: [
+        (f"{SPREAD} {LABEL}", "balancer", "Deployment/serve: [0][0] does not count its own pods"),
+        (f"{POD} affinity", ANTI, "does not count its own pods"),
+    ],
     selectors.opened_ports_are_there: [
         (f"Service/serve spec selector {COMPONENT}", GONE, "port http: not in Job/predict"),
         ("Service/mergeline spec ports http targetPort", "https", "port https: not in"),
@@ -128,6 +132,8 @@ BROKEN: dict[Check, list[tuple[str, object, str]]] = {
         (f"{POD} enableServiceLinks", GONE, "spec.enableServiceLinks must be false"),
         (f"{POD} volumes models hostPath", {"path": "/models"}, "hostPath opens the node"),
         (f"{POD} securityContext runAsNonRoot", GONE, "runAsNonRoot must be true"),
+        (f"{VERIFY} securityContext runAsUser", 0, "verify: securityContext.runAsUser is for the"),
+        (f"{SERVE} securityContext seccompProfile", {"type": "Unconfined"}, "seccompProfile is"),
     ],
     jobs.jobs_are_consistent: [
         (f"{PREDICT} restartPolicy", "Always", "restartPolicy must be Never"),
@@ -193,6 +199,7 @@ BROKEN: dict[Check, list[tuple[str, object, str]]] = {
     ],
     network.balancers_know_every_replica: [
         ("ScaledObject/serve spec maxReplicaCount", 32, "32 is no room for 32 replicas and one"),
+        ("ScaledObject/serve spec maxReplicaCount", GONE, "is no room for 100 replicas and one"),
     ],
     serving.pods_may_drain: [
         (f"{POD} terminationGracePeriodSeconds", 74, "74 is below 75: 5 of preStop, 60 of drain"),
@@ -209,7 +216,7 @@ BROKEN: dict[Check, list[tuple[str, object, str]]] = {
         (f"{SERVE} ports http containerPort", 8001, "SERVICE_PORT is 8000, but"),
         (f"{SERVE} env", [{"name": "SERVICE_PORT", "value": "9000"}], "SERVICE_PORT is 9000, but"),
         (f"{SERVE} readinessProbe httpGet port", 8001, "readinessProbe has 8001"),
-        ("Service/serve spec ports http targetPort", 8001, "Service/serve has 8001"),
+        ("Service/serve spec ports http targetPort", 8001, "Service/serve http has 8001"),
         (f"{SERVE} env", [{"name": "SERVICE_HOST", "value": "127.0.0.1"}], "hears no other pod"),
     ],
     serving.serving_probes_fit: [
@@ -222,6 +229,7 @@ BROKEN: dict[Check, list[tuple[str, object, str]]] = {
     ],
     serving.serving_pods_can_write: [
         (f"{SERVE} volumeMounts tmp mountPath", "/scratch", "nothing to write to at /tmp"),
+        (f"{SERVE} volumeMounts tmp readOnly", True, "nothing to write to at /tmp"),
         (f"{POD} volumes shm emptyDir medium", GONE, "/dev/shm is not memory"),
     ],
     serving.devices_fit_the_settings: [
@@ -236,6 +244,7 @@ BROKEN: dict[Check, list[tuple[str, object, str]]] = {
     settings.settings_are_real: [
         ("ConfigMap/serve-settings data SERVICE_MAX_MODEL_LENGTH", "4096", "LENGTH is no setting"),
         ("ConfigMap/serve-settings data SERVICE_MAX_NUM_SEQS", "0", "=0: Input should be greater"),
+        ("ConfigMap/serve-settings data SERVICE_MAX_NUM_SEQS", "", "=: Input should be a valid"),
         ("ConfigMap/serve-settings data SERVICE_ENGINE_ARGS", "a=1", "=a=1: Invalid JSON"),
         (f"{LEADER} env SERVICE_NODE_RANK name", "SERVICE_RANK", "SERVICE_RANK is no setting"),
         (f"{SERVE} env", [{"name": "SERVICE_TP", "value": "2"}], "SERVICE_TP is no setting"),

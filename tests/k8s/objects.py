@@ -87,7 +87,7 @@ class Container:
         known = self.environment
         return [VARIABLE.sub(lambda name: known.get(name[1]) or name[0], w) for w in self.command]
 
-    def asked_by(self, probe: str) -> Object:
+    def target_of(self, probe: str) -> Object:
         """Where a probe's HTTP request goes; empty where there is none."""
         return dict(self.spec.get(probe, {}).get("httpGet", {}))
 

@@ -18,6 +18,17 @@ def selectors_match(cluster: Cluster) -> Iterator[str]:
                     yield f"{title(item)}: {path}.{field} matches nothing"
 
 
+def pods_are_spread_among_their_own(cluster: Cluster) -> Iterator[str]:
+    """Spreading over nodes, and anti-affinity, count the pods of the same workload."""
+    for pod in cluster.pods:
+        anti = pod.spec.get("affinity", {}).get("podAntiAffinity", {})
+        for path, term in walk([pod.spec.get("topologySpreadConstraints", []), anti]):
+            if "topologyKey" in term or "podAffinityTerm" in term:
+                selector = term.get("podAffinityTerm", term).get("labelSelector")
+                if not matches(selector, pod.labels):
+                    yield f"{pod.title}: {path} does not count its own pods"
+
+
 def _chosen(item: Object, selector: Object | None, cluster: Cluster) -> Sequence[Object | Pod]:
     if item["kind"] == "Service":
         return cluster.behind(item)

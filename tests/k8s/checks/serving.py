@@ -74,8 +74,8 @@ def serving_ports_agree(cluster: Cluster) -> Iterator[str]:
         if not container.ports:
             continue  # it listens for nobody: a worker of several nodes
         port = int(setting(container, "port"))
-        places = {probe: container.asked_by(probe).get("port") for probe in ROUTES} | {
-            title(service): item.get("targetPort", item["port"])
+        places = {probe: container.target_of(probe).get("port") for probe in ROUTES} | {
+            f"{title(service)} {item['name']}": item.get("targetPort", item["port"])
             for service in cluster.of_kind("Service")
             if pod in cluster.behind(service)
             for item in service["spec"]["ports"]
@@ -83,7 +83,7 @@ def serving_ports_agree(cluster: Cluster) -> Iterator[str]:
         for place, used in places.items():
             if container.ports.get(str(used), used) != port:
                 yield f"{container.title}: SERVICE_PORT is {port}, but {place} has {used}"
-        if (host := setting(container, "host")) == "127.0.0.1":
+        if (host := setting(container, "host")) in ("127.0.0.1", "localhost"):
             yield f"{container.title}: SERVICE_HOST {host} hears no other pod"
 
 
@@ -93,7 +93,7 @@ def serving_probes_fit(cluster: Cluster) -> Iterator[str]:
         if not container.ports:
             continue
         for probe, route in ROUTES.items():
-            if container.asked_by(probe).get("path") != route:
+            if container.target_of(probe).get("path") != route:
                 yield f"{container.title} {probe}: does not ask {route}"
         startup = container.spec.get("startupProbe", {})
         patience = startup.get("failureThreshold", 3) * startup.get("periodSeconds", 10)
@@ -121,7 +121,11 @@ def setting_files_are_mounted(cluster: Cluster) -> Iterator[str]:
 def serving_pods_can_write(cluster: Cluster) -> Iterator[str]:
     """On a read-only root: scratch space, what the engine compiles, and shared memory."""
     for pod, container in serving(cluster):
-        mounts = {mount["mountPath"]: mount["name"] for mount in container.parts("volumeMounts")}
+        mounts = {
+            mount["mountPath"]: mount["name"]
+            for mount in container.parts("volumeMounts")
+            if not mount.get("readOnly")
+        }
         for path in WRITABLE:
             if "emptyDir" not in pod.volumes.get(mounts.get(path, ""), {}):
                 yield f"{container.title}: nothing to write to at {path}"

@@ -25,7 +25,7 @@ def settings_are_real(cluster: Cluster) -> Iterator[str]:
             field = Settings.model_fields.get(name.removeprefix(PREFIX).lower())
             if name.startswith(PREFIX) and field is None:
                 yield f"{where}: {name} is no setting of the service"
-            elif name.startswith(PREFIX) and value and "$(" not in value:
+            elif name.startswith(PREFIX) and value is not None and "$(" not in value:
                 yield from (f"{where}: {name}={value}: {words}" for words in _misread(field, value))
 
 

@@ -9,6 +9,7 @@ HANDLERS = {"exec", "httpGet", "tcpSocket", "grpc", "sleep"}
 ONE_SUCCESS = {"startupProbe", "livenessProbe"}
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 NO_PODS = (0, "0%")
+OF_THE_POD = {"runAsUser", "runAsNonRoot", "seccompProfile"}
 # where each kind keeps its rollout, and its defaults of maxSurge and maxUnavailable
 ROLLING: dict[str, tuple[str, str, int | str, int | str]] = {
     "Deployment": ("strategy", "rollingUpdate", "25%", "25%"),
@@ -20,7 +21,7 @@ def rollouts_can_move(cluster: Cluster) -> Iterator[str]:
     """A rollout may add a pod, or take one away, or both: with neither it never begins."""
     for item, rolling in _rollouts(cluster):
         for name, value in rolling.items():
-            if not re.fullmatch(r"\d+%?", str(value)):
+            if not re.fullmatch(r"\d+|100%|\d{1,2}%", str(value)):
                 yield f"{title(item)}: {name}: {value!r} is no number or percentage"
         if all(value in NO_PODS for value in rolling.values()):
             yield f"{title(item)}: maxSurge and maxUnavailable are both 0"
@@ -91,6 +92,10 @@ def pods_are_closed(cluster: Cluster) -> Iterator[str]:
             yield f"{pod.title}: spec.enableServiceLinks must be false"
         if pod.spec.get("securityContext", {}).get("runAsNonRoot") is not True:
             yield f"{pod.title}: spec.securityContext.runAsNonRoot must be true"
+        for container in pod.all_containers:
+            # checkov looks at no init container's, and passes a pod whose own profile is right
+            for field in OF_THE_POD & container.spec.get("securityContext", {}).keys():
+                yield f"{container.title}: securityContext.{field} is for the pod to say"
         for name, volume in pod.volumes.items():
             if "hostPath" in volume:
                 yield f"{pod.title}: volume {name}: hostPath opens the node"
