@@ -56,8 +56,8 @@ up:  ## build the images, prepare the demo model if MODEL_DIR is not set, serve 
 test: $(DEV) demo smollm2  ## run all tests, the real engine included, WORKERS (default: 2) at a time
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-coverage: $(DEV) demo smollm2  ## run all tests and report the lines that none runs: build/coverage/index.html
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --cov --cov-report=term --cov-report=html:build/coverage
+coverage: $(DEV) demo smollm2  ## run all tests and report the lines that none runs, in build/coverage too; ARGS='--ignore=tests/e2e'
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder --cov --cov-report=term --cov-report=html:build/coverage $(ARGS)
 
 screenshots: $(DEV) demo  ## draw the README's pictures anew: .github/images
 	$(BIN)/python -m tests.e2e.page.screenshots

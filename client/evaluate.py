@@ -25,7 +25,7 @@ from typing import NoReturn
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from client.errors import InputError, ends_with_code
+from client.errors import ClientError, InputError, ends_with_code
 from client.pipes import run
 from client.post_generate_process import CONVERTERS
 from client.predict_testset import count, heed_signals, interrupt_notice, parse_job, report_missing
@@ -49,7 +49,8 @@ def evaluate(
 ) -> dict[str, str]:
     """Answer `job.input`, score the answers and report them; all goes to `job.output`'s folder.
 
-    `serve` is the command of a server to run as long, in place of `job.urls`. Returns the missing
+    `serve` is the command of a server to run as long, in place of `job.urls`; should it end, an
+    interrupt stops the run, so that SIGINT must be heeded (`heed_signals`). Returns the missing
     rows' reasons, as `predict` does: then nothing is scored. Raises ClientError.
     """
     folder = job.output.parent
@@ -111,8 +112,8 @@ def _serving(command: str, log: Path) -> Iterator[tuple[str, ...]]:
     try:
         watcher.start()
         yield (f"http://127.0.0.1:{port}",)
-    except KeyboardInterrupt:
-        if not ended:
+    except (KeyboardInterrupt, ClientError):
+        if not ended:  # else its log says more
             raise
     finally:
         stopping.set()

@@ -32,9 +32,7 @@ class Metrics:
             "outcome",
         )
         self.prompts = counter(
-            "prompts",
-            "Prompts generated for, by outcome (ok, error, timeout, aborted)",
-            "outcome",
+            "prompts", "Prompts generated for, by outcome (ok, error, timeout, aborted)", "outcome"
         )
         self.tokens = counter("tokens", "Tokens, by kind (prompt, completion)", "kind")
         self.rejections = counter(

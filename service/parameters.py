@@ -45,7 +45,7 @@ class StructuredOutputs(BaseModel):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "StructuredOutputs":
-        if _count_set(self.json_schema, self.regex, self.choice, self.grammar) != 1:
+        if _count_set(*(getattr(self, name) for name in type(self).model_fields)) != 1:
             raise ValueError("set exactly one of json, regex, choice, grammar")
         return self
 

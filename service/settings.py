@@ -14,11 +14,7 @@ from service.parameters import checked
 
 PRESETS: dict[str, dict[str, Any]] = {
     # what the service of the first PromptCBLUE baselines generated with
-    "promptcblue-baseline": {
-        "max_tokens": 512,
-        "presence_penalty": 0.2,
-        "frequency_penalty": 0.2,
-    },
+    "promptcblue-baseline": {"max_tokens": 512, "presence_penalty": 0.2, "frequency_penalty": 0.2}
 }
 
 
@@ -47,8 +43,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
 
     adapters: str = Field(
-        "",
-        description="LoRA adapters served beside the model: name=directory name=directory ...",
+        "", description="LoRA adapters served beside the model: name=directory name=directory ..."
     )
     max_adapters: int | None = Field(
         None, ge=0, description="most adapters at a time; default: as many as --adapters has"

@@ -18,14 +18,7 @@ from client.prediction.journal import Entry, Journal, open_journal
 from client.prediction.progress import Progress
 from client.prediction.selection import Selection
 from client.prediction.window import Pace
-from client.rows import (
-    RowFile,
-    read_rows,
-    refuse_overwriting,
-    row_name,
-    write_csv,
-    write_rows,
-)
+from client.rows import RowFile, read_rows, refuse_overwriting, row_name, write_csv, write_rows
 
 DEMO_INPUT = Path("build/demo/data/test.json")
 

@@ -133,7 +133,7 @@ def open_journal(path: Path, *, restart: bool = False) -> Iterator[Journal]:
 
 def read_header(path: Path) -> Entry | None:
     """What the journal was begun with; None where there is no journal that one could go on with."""
-    return _unseal(_lines(path)[0])
+    return _unseal(_lines(path, 1)[0])
 
 
 def read_answers(path: Path) -> list[Entry]:
@@ -141,9 +141,12 @@ def read_answers(path: Path) -> list[Entry]:
     return [entry for line in _lines(path)[1:-1] if (entry := _unseal(line))]
 
 
-def _lines(path: Path) -> list[bytes]:
+def _lines(path: Path, most: int = -1) -> list[bytes]:
+    """All lines, or the first of them; the last is what stands behind the last line feed."""
     try:
-        return path.read_bytes().split(b"\n")
+        with path.open("rb") as file:
+            content = file.read() if most < 0 else file.readline()
+        return content.split(b"\n")
     except FileNotFoundError:
         return [b""]
     except OSError as problem:

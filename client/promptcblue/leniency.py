@@ -48,7 +48,10 @@ def lenient(row: Row, converter: str) -> tuple[Answer, list[str]]:
         return answer, ["empty"]
     causes = []
     for cause, mend in MENDINGS.items():
-        row, before = row | {"target": mend(row)}, answer
+        text, before = mend(row), answer
+        if text == row["target"]:
+            continue
+        row = row | {"target": text}
         answer = structured(row, converter)
         if answer != before:
             causes.append(cause)

@@ -15,9 +15,7 @@ def tokens_router(deployment: Deployment) -> APIRouter:
     engine, lifecycle = deployment.engine, deployment.lifecycle
 
     @router.post(
-        "/tokenize",
-        summary="The token ids that the model would read",
-        responses=refusals(400, 503),
+        "/tokenize", summary="The token ids that the model would read", responses=refusals(400, 503)
     )
     async def tokenize(body: TokenizeRequest) -> Tokens:
         ids = lifecycle.require_ready().encoder.encode(body.prompt, raw=body.raw)

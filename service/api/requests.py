@@ -11,11 +11,7 @@ from service.parameters_schema import document_alias
 class GenerateRequest(BaseModel):
     """Body of POST /generate."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra=document_alias,
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=document_alias)
 
     prompt: Text | list[Text] = Field(
         description="one prompt, or a list; `input` is accepted in its place"
@@ -29,7 +25,7 @@ class GenerateRequest(BaseModel):
         if not isinstance(body, dict) or "input" not in body:
             return body
         if "prompt" in body:
-            raise ValueError("give prompt or its alias input, not both")
+            raise ValueError("set prompt or its alias input, not both")
         return {"prompt" if name == "input" else name: value for name, value in body.items()}
 
 

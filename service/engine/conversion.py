@@ -17,7 +17,7 @@ def prompt(request: GenerationRequest) -> Any:
 
 
 def sampling_params(request: GenerationRequest) -> Any:
-    """VLLM's SamplingParams: deltas for a stream, else one output at the end."""
+    """The SamplingParams of vLLM: deltas for a stream, else one output at the end."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
     kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
@@ -48,7 +48,7 @@ def timing(output: Any) -> Timing | None:
 
 
 def _positions(output: Any) -> list[Position]:
-    """VLLM gives a dict per position: token id -> logprob, the sampled token among them."""
+    """From vLLM's dict per position: token id -> logprob, the sampled token among them."""
     positions = []
     for token_id, candidates in zip(output.token_ids, output.logprobs, strict=True):
         ranked = sorted(candidates.items(), key=lambda item: -item[1].logprob)

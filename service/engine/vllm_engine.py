@@ -161,7 +161,7 @@ class VLLMEngine:
         await self._llm.remove_lora(adapter.number)
 
     async def openai_routes(self) -> ASGIApp:
-        """VLLM's own OpenAI server, on this engine; the last that is loaded."""
+        """The OpenAI server of vLLM, on this engine; the last that is loaded."""
         from service.engine.openai_app import openai_app
 
         routes = await openai_app(self._llm, self._settings.model_name, self._loras)

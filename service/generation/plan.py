@@ -75,7 +75,7 @@ def to_plan(
         return _beams(fields, chosen, default_max_tokens)
     if chosen.get("length_penalty", 1.0) != 1.0:
         raise InvalidRequestError(
-            "length_penalty needs beam search: give beam_width too", "parameters.length_penalty"
+            "length_penalty needs beam search: set beam_width too", "parameters.length_penalty"
         )
     fields["temperature"] = _greedy_or(fields.get("temperature", 0.0))
     _check(fields)

@@ -115,7 +115,7 @@ def our_server(model: Path, log: Path) -> Server:
 
 
 def vllm_server(model: Path, log: Path) -> Server:
-    """VLLM's OpenAI server with the same engine; without its access log, as ours."""
+    """The OpenAI server of vLLM with the same engine; without its access log, as ours."""
     command = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--host", "127.0.0.1", "--generation-config", "vllm"]
     command += ["--served-model-name", "model", "--disable-uvicorn-access-log"]

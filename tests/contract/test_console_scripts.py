@@ -1,4 +1,4 @@
-"""The console scripts of pyproject.toml: each is there, and teaches its options."""
+"""The console scripts of pyproject.toml: the function of each is there, and teaches its options."""
 
 import subprocess
 import sys

@@ -11,10 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import nn
-from vllm.distributed import (
-    get_tensor_model_parallel_rank,
-    get_tensor_model_parallel_world_size,
-)
+from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 
 FILE = Path("prefix/prefix.safetensors")
 

@@ -61,7 +61,7 @@ def test_the_plugin_puts_ours_in_place() -> None:
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX is a part of x86-64")
 def test_a_process_with_the_plugin_may_use_the_tile_registers_if_there_are_any() -> None:
-    """VLLM's attention in bfloat16 takes them for granted, and would end in SIGILL."""
+    """Attention of vLLM in bfloat16 takes them for granted, and would end in SIGILL."""
     code = (
         "import ctypes, torch, service.engine.models; service.engine.models.register()\n"
         "held, arch_prctl, get_permissions, tiles = ctypes.c_uint64(), 158, 0x1022, 18\n"

@@ -111,7 +111,7 @@ def test_threads_follow_cores_and_quota(physical: int, quota: float, threads: in
 def test_a_quota_below_the_cores_is_not_left_to_vllm_on_many_nodes(
     one_node: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """VLLM would bind a thread to every core of a node, whatever the quota."""
+    """Else vLLM would bind a thread to every core of a node, whatever the quota."""
     one_node.write_text("0-1\n")
     monkeypatch.setattr(cores, "cpu_quota", lambda: 0.5)
     cores.compute_in_engine_process()
