@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import shutil
 import stat
 import subprocess
@@ -13,6 +14,7 @@ import torch
 
 from tests.models import PROJECTIONS, edit_json, edit_weights, tiny_adapter, tiny_llama, weights
 from tests.training.merge.exact import Tensors, merged_exactly, nearest
+from training.errors import TrainingError
 from training.merge.__main__ import main
 from training.merge.job import merge
 
