@@ -133,7 +133,7 @@ def open_journal(path: Path, *, restart: bool = False) -> Iterator[Journal]:
 
 def read_header(path: Path) -> Entry | None:
     """What the journal was begun with; None where there is no journal that one could go on with."""
-    return _unseal(_lines(path, 1)[0])
+    return _unseal(_lines(path, first=True)[0])
 
 
 def read_answers(path: Path) -> list[Entry]:
@@ -141,11 +141,11 @@ def read_answers(path: Path) -> list[Entry]:
     return [entry for line in _lines(path)[1:-1] if (entry := _unseal(line))]
 
 
-def _lines(path: Path, most: int = -1) -> list[bytes]:
-    """All lines, or the first of them; the last is what stands behind the last line feed."""
+def _lines(path: Path, *, first: bool = False) -> list[bytes]:
+    """All lines or the first; then what stands behind the last line feed."""
     try:
         with path.open("rb") as file:
-            content = file.read() if most < 0 else file.readline()
+            content = file.readline() if first else file.read()
         return content.split(b"\n")
     except FileNotFoundError:
         return [b""]
