@@ -3,10 +3,19 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from service.errors import InvalidRequestError
-from service.parameters_schema import TOGETHER, document_one_kind
+from service.parameters_schema import TOGETHER, allow_null, document_one_kind
 from service.validation import first_problem
 
 TOKEN_ID = re.compile("[0-9]{1,10}")
@@ -27,6 +36,32 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Text = Annotated[str, AfterValidator(_encodable)]
 NonEmpty = Annotated[Text, Field(min_length=1)]
 RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+
+
+class Fields(BaseModel):
+    """A JSON object whose unknown members are refused; null means "not given", for every default.
+
+    Many clients write null for the fields that their caller left out.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_given(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {k: v for k, v in fields.items() if v is not None or k not in optional}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Says so in the OpenAPI document."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        allow_null(schema)
+        return schema
 
 
 class StructuredOutputs(BaseModel):
@@ -50,12 +85,10 @@ class StructuredOutputs(BaseModel):
         return self
 
 
-class Parameters(BaseModel):
+class Parameters(Fields):
     """Sampling parameters under vLLM's names, aliases that clients send, and how to render."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=TOGETHER
-    )
+    model_config = ConfigDict(json_schema_extra=TOGETHER)
 
     n: int = Field(1, ge=1, le=128, description="outputs for each prompt")
     temperature: float | None = Field(None, ge=0, le=2, description="below 1e-5: greedy")

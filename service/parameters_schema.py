@@ -6,6 +6,16 @@ The checks themselves are the validators of parameters.py and api/requests.py.
 from typing import Any
 
 JsonSchema = dict[str, Any]
+NULL: JsonSchema = {"type": "null"}
+
+
+def allow_null(schema: JsonSchema) -> None:
+    """Every member that has a default may be null, which stands for it."""
+    fields = schema.get("properties", {})
+    for name in fields.keys() - set(schema.get("required", ())):
+        kinds = fields[name].get("anyOf", ())
+        if NULL not in kinds:
+            fields[name] = _or_null(fields[name])
 
 
 def document_one_kind(schema: JsonSchema) -> None:
@@ -16,8 +26,7 @@ def document_one_kind(schema: JsonSchema) -> None:
             "title": kind,
             "type": "object",
             "properties": {
-                name: _not_null(field) if name == kind else {"type": "null"}
-                for name, field in kinds.items()
+                name: _not_null(field) if name == kind else NULL for name, field in kinds.items()
             },
             "required": [kind],
             "additionalProperties": False,
@@ -31,21 +40,31 @@ def document_alias(schema: JsonSchema) -> None:
     """`input` in place of `prompt`, which is no field of its own; and that neither may be empty."""
     fields = schema["properties"]
     one, many = fields["prompt"]["anyOf"]
-    prompt = {"anyOf": [one | {"minLength": 1}, many | {"minItems": 1}]}
+    prompt = {"anyOf": [one | {"minLength": 1}, many | {"minItems": 1}, NULL]}
     fields["prompt"] |= prompt
     fields["input"] = prompt | {"title": "Input", "description": "alias of prompt"}
     del schema["required"]
-    schema["oneOf"] = [{"required": ["prompt"]}, {"required": ["input"]}]
+    schema["oneOf"] = [
+        {"required": [name], "properties": {name: {"not": NULL}, other: NULL}}
+        for name, other in (("prompt", "input"), ("input", "prompt"))
+    ]
     schema["examples"] = [{"prompt": "感冒了怎么办？\n答：", "parameters": {"max_tokens": 64}}]
 
 
+def _or_null(field: JsonSchema) -> JsonSchema:
+    about = {key: field[key] for key in ("title", "description", "default") if key in field}
+    kind = {key: value for key, value in field.items() if key not in about}
+    kinds = kind.pop("anyOf") if list(kind) == ["anyOf"] else [kind]
+    return {**about, "anyOf": [*kinds, NULL]}
+
+
 def _not_null(field: JsonSchema) -> JsonSchema:
-    (typed,) = (each for each in field["anyOf"] if each != {"type": "null"})
+    (typed,) = (each for each in field["anyOf"] if each != NULL)
     return {**{key: value for key, value in field.items() if key != "anyOf"}, **typed}
 
 
 def _set(name: str, **rule: Any) -> JsonSchema:
-    return {"required": [name], "properties": {name: rule or {"not": {"type": "null"}}}}
+    return {"required": [name], "properties": {name: rule or {"not": NULL}}}
 
 
 def _not_both(one: str, other: str) -> JsonSchema:

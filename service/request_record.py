@@ -12,6 +12,10 @@ class RequestRecord:
     """What the access log, the traces and error bodies say about a request."""
 
     request_id: str
+    method: str = "GET"
+    """As it was sent: a HEAD is answered as a GET."""
+    key: str | None = None
+    """Digest of the API key; None where none is needed."""
     trace: dict[str, str] = field(default_factory=dict)
     """W3C trace context headers of its span; empty without a collector."""
     prompt_tokens: int = 0

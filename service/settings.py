@@ -1,7 +1,6 @@
 """All settings of the service: each is a flag, and a SERVICE_* variable."""
 
 import json
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.adapter import Adapter, parse_adapters, smallest_supported_rank, supported_rank
+from service.keys import read_keys
 from service.parameters import checked
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -105,7 +105,17 @@ class Settings(BaseSettings):
     head_timeout_s: float = Field(
         10, gt=0, description="connections that send no whole request head by then are closed"
     )
-    max_connections: int = Field(1024, ge=1, description="more are closed at once")
+    write_timeout_s: float = Field(
+        30, gt=0, description="connections whose client reads nothing for so long are closed"
+    )
+    keep_alive_timeout_s: int = Field(
+        75,
+        ge=0,
+        description="idle connections are closed then: set more than a proxy in front has",
+    )
+    max_connections: int = Field(
+        1024, ge=1, description="beyond it the longest idle one is closed; if none is, the new one"
+    )
     max_queued_prompts: int = Field(
         4096, ge=0, description="prompts beyond max_num_seqs that may wait; more get 429"
     )
@@ -146,8 +156,11 @@ class Settings(BaseSettings):
     @field_validator("api_key_file", "admin_key_file")
     @classmethod
     def _readable(cls, file: Path | None) -> Path | None:
-        if file is not None and not os.access(file, os.R_OK):
-            raise ValueError(f"{file} cannot be read")
+        if file is not None:
+            try:
+                read_keys(file)
+            except OSError as error:
+                raise ValueError(f"{file} cannot be read: {error.strerror}") from error
         return file
 
     @model_validator(mode="after")

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from service.parameters import NonEmpty, Parameters, RequestId, Text, TokenId
+from service.parameters import Fields, NonEmpty, Parameters, RequestId, Text, TokenId
 from service.parameters_schema import document_alias
 
 
-class GenerateRequest(BaseModel):
+class GenerateRequest(Fields):
     """Body of POST /generate."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=document_alias)
+    model_config = ConfigDict(json_schema_extra=document_alias)
 
     prompt: Text | list[Text] = Field(
         description="one prompt, or a list; `input` is accepted in its place"
@@ -24,40 +24,35 @@ class GenerateRequest(BaseModel):
     def _input_is_prompt(cls, body: Any) -> Any:
         if not isinstance(body, dict) or "input" not in body:
             return body
-        if "prompt" in body:
+        rest = {name: value for name, value in body.items() if name != "input"}
+        if body["input"] is None:
+            return rest
+        if rest.get("prompt") is not None:
             raise ValueError("set prompt or its alias input, not both")
-        return {"prompt" if name == "input" else name: value for name, value in body.items()}
+        return {**rest, "prompt": body["input"]}
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(Fields):
     """Body of POST /tokenize."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: NonEmpty
     raw: bool = Field(False, description="without the chat template")
 
 
-class DetokenizeRequest(BaseModel):
+class DetokenizeRequest(Fields):
     """Body of POST /detokenize."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     tokens: list[TokenId] = Field(max_length=2**20)
 
 
-class AbortRequest(BaseModel):
+class AbortRequest(Fields):
     """Body of POST /abort."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     request_id: RequestId = Field(description="request_id or X-Request-Id of that request")
 
 
-class LoadAdapterRequest(BaseModel):
+class LoadAdapterRequest(Fields):
     """Body of POST /admin/adapters."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
     path: NonEmpty = Field(description="an adapter directory as peft saves it, on the server")

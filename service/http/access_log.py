@@ -47,7 +47,7 @@ def request_fields(scope: Scope, route: str, status: int, seconds: float) -> dic
     return {
         "request_id": record.request_id,
         "client": (scope.get("client") or ("",))[0],
-        "method": scope["method"],
+        "method": record.method,
         "route": route,
         "status": status,
         "seconds": round(seconds, 4),

@@ -9,6 +9,7 @@ import re
 import time
 import uuid
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,16 +17,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import (
     BodyTooLargeError,
     BodyTooSlowError,
+    InvalidRequestError,
     NotFoundError,
     OverloadedError,
     ServiceError,
     UnauthorizedError,
+    UnavailableError,
     answer,
 )
 from service.http.access_log import PROBES, log_request, request_fields
-from service.http.keys import Keys
+from service.http.connections import PROBES_ONLY
 from service.http.streams import CLIENT_GONE
 from service.http.tracing import Tracing
+from service.keys import Keys
 from service.metrics import Metrics
 from service.request_record import KEY, RequestRecord, record_of
 from service.settings import Settings
@@ -33,6 +37,8 @@ from service.settings import Settings
 logger = logging.getLogger("mergeline")
 PUBLIC = PROBES | {"/"}  # the page at / sends the key with its own requests
 PAGE_FILES = "/page/"
+WITH_BODY = {"/generate", "/tokenize", "/detokenize", "/abort", "/admin/adapters"}
+V1 = "/v1/"
 BODIES_AT_ONCE = 4  # what all that are on their way may take, in largest bodies
 SMALL_BODY = 64 * 1024  # is always taken: a few large and slow ones must not keep it out
 LINGER_S = 1.0
@@ -60,19 +66,28 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        scope[KEY] = RequestRecord(_request_id(headers))
+        scope[KEY] = record = RequestRecord(_request_id(headers), scope["method"])
+        if record.method == "HEAD":
+            scope = {**scope, "method": "GET"}  # the server leaves the body out
         exchange = _Exchange(scope, send, self._metrics, self._tracing)
         try:
-            self._authorize(scope["path"], headers)
-            body = await self._read(headers, receive)
+            if scope.get(PROBES_ONLY) and scope["path"] not in PROBES:
+                raise UnavailableError("all connections are taken (max_connections)")
+            record.key = self._authorize(scope["path"], headers)
+            body = b""
+            if _takes_body(scope):
+                body = await self._read(headers, receive)
+            else:
+                exchange.close = _brings_body(headers)
         except ServiceError as error:
             self._metrics.rejections.labels(error.error_type).inc()
+            exchange.close = True  # its body may still be on the way
             refusal = answer(error, scope)
-            refusal.headers["Connection"] = "close"  # its body may still be on the way
             await refusal(scope, receive, _lingering(receive, exchange.send))
         else:
+            sender = _lingering(receive, exchange.send) if exchange.close else exchange.send
             try:
-                await self._app(scope, _replay(body, receive), exchange.send)
+                await self._app(scope, _replay(body, receive), sender)
             except Exception:  # a bug: the log has the details, the client none
                 logger.exception("request %s failed", record_of(scope).request_id)
                 if exchange.started:
@@ -82,18 +97,25 @@ class Gate:
         finally:
             exchange.end()
 
-    def _authorize(self, path: str, headers: Headers) -> None:
+    def _authorize(self, path: str, headers: Headers) -> str | None:
+        """The digest of the key, where one is needed. Raises UnauthorizedError, NotFoundError."""
         authorization = headers.get("authorization", "")
         if path.startswith("/admin/"):
-            self._authorize_admin(authorization)
-        elif not (self._is_public(path) or self._keys.accept(authorization)):
+            return self._authorize_admin(authorization)
+        if self._is_public(path):
+            return None
+        key = self._keys.accept(authorization)
+        if key is None:
             raise UnauthorizedError("an API key is needed: Authorization: Bearer …")
+        return key
 
-    def _authorize_admin(self, authorization: str) -> None:
+    def _authorize_admin(self, authorization: str) -> str:
         if not self._admin_keys.needed:
             raise NotFoundError("there is no /admin: the service was started without admin_keys")
-        if not self._admin_keys.accept(authorization):
+        key = self._admin_keys.accept(authorization)
+        if key is None:
             raise UnauthorizedError("an administrator's key is needed: Authorization: Bearer …")
+        return key
 
     def _is_public(self, path: str) -> bool:
         if path == "/metrics":
@@ -101,6 +123,7 @@ class Gate:
         return not self._keys.needed or path in PUBLIC or path.startswith(PAGE_FILES)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        _refuse_other_types(headers)
         limit = self._settings.max_body_bytes
         refusal = BodyTooLargeError(f"the body is over {limit} bytes: send fewer prompts at once")
         declared = headers.get("content-length", "0")
@@ -144,6 +167,8 @@ class _Exchange:
         self._metrics = metrics
         self._started = time.perf_counter()
         self._status = CLIENT_GONE
+        self.close = False
+        """True: the connection ends with this answer."""
         self.started = False
         """True once the answer's head is under way."""
 
@@ -154,6 +179,12 @@ class _Exchange:
             self.started = True
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = record_of(self._scope).request_id
+            if self.close:
+                headers["Connection"] = "close"
+            if "location" in headers:  # the scheme and host that a proxy has are not known here
+                headers["Location"] = (
+                    urlsplit(headers["location"])._replace(scheme="", netloc="").geturl()
+                )
             for name, value in BROWSER_RULES.items():
                 headers.setdefault(name, value)
         await self._send(message)
@@ -167,6 +198,27 @@ class _Exchange:
         fields = request_fields(self._scope, route, self._status, seconds)
         log_request(fields)
         self._tracing.end(self._span, fields)
+
+
+def _takes_body(scope: Scope) -> bool:
+    path = scope["path"]
+    return scope["method"] == "POST" and (path in WITH_BODY or path.startswith(V1))
+
+
+def _brings_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
+def _refuse_other_types(headers: Headers) -> None:
+    """A form of a foreign web page can send text, but no JSON without asking first."""
+    sent = headers.get("content-type", "")
+    kind = sent.partition(";")[0].strip().lower()
+    if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
+        return
+    found = f"is {sent[:100]!r}" if sent else "is missing"
+    raise InvalidRequestError(
+        f"the header Content-Type {found}: send Content-Type: application/json", "content-type"
+    )
 
 
 def _request_id(headers: Headers) -> str:

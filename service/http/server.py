@@ -1,6 +1,7 @@
 """uvicorn with a drain: SIGTERM lets running requests finish, a dead engine ends the process."""
 
 import logging
+import resource
 import time
 from functools import partial
 from types import FrameType
@@ -8,12 +9,13 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from service.http.connections import BoundedConnection
+from service.http.connections import RESERVED, BoundedConnection, ConnectionLimits
 from service.lifecycle import Lifecycle, State
 from service.settings import Settings
 
 logger = logging.getLogger("mergeline")
 CONNECTIONS_CLOSE_WITHIN_S = 5
+OTHER_FILES = 256  # the engine's sockets, the model's files, the log
 
 
 class Server(uvicorn.Server):
@@ -29,12 +31,17 @@ class Server(uvicorn.Server):
                 access_log=False,
                 http=partial(
                     BoundedConnection,
-                    head_timeout_s=settings.head_timeout_s,
-                    max_connections=settings.max_connections,
+                    limits=ConnectionLimits(
+                        settings.head_timeout_s,
+                        settings.write_timeout_s,
+                        settings.max_connections,
+                    ),
                 ),  # type: ignore[arg-type]  # it takes any callable that makes a protocol
+                timeout_keep_alive=settings.keep_alive_timeout_s,
                 timeout_graceful_shutdown=CONNECTIONS_CLOSE_WITHIN_S,
             )
         )
+        _allow_files(settings.max_connections + RESERVED + OTHER_FILES)
         self._lifecycle: Lifecycle = app.state.lifecycle
         self._drain_timeout_s = settings.drain_timeout_s
         self._drain_ends: float | None = None
@@ -63,3 +70,19 @@ class Server(uvicorn.Server):
                 self._lifecycle.give_up()
             self.should_exit = out_of_time or self._lifecycle.in_flight == 0
         return await super().on_tick(counter)
+
+
+def _allow_files(count: int) -> None:
+    """Raise the process's limit of open files: each connection is one, and many shells say 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft in (resource.RLIM_INFINITY, -1) or soft >= count:
+        return
+    allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+    if allowed < count:
+        logger.warning(
+            "only %d files may be open, and max_connections needs %d: raise `ulimit -n`, or set "
+            "--max-connections lower",
+            allowed,
+            count,
+        )

@@ -26,6 +26,7 @@ def parameter(name: str, path: str, value: Any, **more: Any) -> Bad:
     return Bad(name, f"parameters.{path}", body)
 
 
+GOOD = b'{"prompt": "a"}'
 BAD_REQUESTS = [
     Bad("no prompt", "prompt", {}),
     Bad("empty prompt", "prompt", {"prompt": ""}),
@@ -53,7 +54,10 @@ BAD_REQUESTS = [
     Bad("lone surrogate in stop", "parameters.stop.0",
         content=b'{"prompt": "a", "parameters": {"stop": ["\\ud800"]}}'),
     Bad("deeply nested", "body", content=b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}"),
-    Bad("wrong content type", "body", content=b"prompt=x", headers={"content-type": "text/plain"}),
+    Bad("text", "content-type", content=GOOD, headers={"content-type": "text/plain"}),
+    Bad("a form, as curl -d sends", "content-type", content=GOOD,
+        headers={"content-type": "application/x-www-form-urlencoded"}),
+    Bad("no content type", "content-type", content=GOOD, headers={}),
     parameter("NaN", "temperature", float("nan")),
     parameter("Infinity", "top_p", float("inf")),
     parameter("temperature below 0", "temperature", -0.1),

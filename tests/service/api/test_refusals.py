@@ -11,6 +11,7 @@ from tests.service.bad_requests import BAD_REQUESTS
 from tests.service.conftest import ready
 from tests.service.fake import FakeEngine
 
+JSON = {"content-type": "application/json"}
 pytestmark = pytest.mark.anyio
 
 
@@ -54,7 +55,7 @@ async def test_a_body_without_a_length_is_bounded_too(client: httpx.AsyncClient)
         for _ in range(200):
             yield b"a" * 1000
 
-    answer = await client.post("/generate", content=chunks())
+    answer = await client.post("/generate", content=chunks(), headers=JSON)
     assert answer.status_code == 413
 
 
@@ -77,11 +78,13 @@ async def test_large_bodies_together_are_bounded_and_keep_no_small_one_out(
     held = []
     for _ in range(4):
         sent.clear()
-        held.append(asyncio.create_task(client.post("/generate", content=slow())))
+        held.append(asyncio.create_task(client.post("/generate", content=slow(), headers=JSON)))
         await sent.wait()
-    refused = await client.post("/generate", content=large())
+    refused = await client.post("/generate", content=large(), headers=JSON)
     assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
     assert (await client.post("/generate", json={"prompt": "感冒"})).status_code == 200
     hold.set()
     assert {(await each).status_code for each in held} == {400}
-    assert (await client.post("/generate", content=large())).status_code == 400  # too long
+    assert (
+        await client.post("/generate", content=large(), headers=JSON)
+    ).status_code == 400  # too long
