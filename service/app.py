@@ -26,6 +26,7 @@ from service.errors import (
     ServiceError,
     WrongMethodError,
     answer,
+    first_problem,
 )
 from service.generation.adapter_registry import Adapters
 from service.generation.admission import Admission
@@ -35,7 +36,6 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.page import page_router
 from service.settings import Settings
-from service.validation import first_problem
 
 logger = logging.getLogger("mergeline")
 

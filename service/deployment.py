@@ -4,14 +4,15 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from service.engine.protocol import Engine
-from service.generation.adapter_registry import Adapters
+from service.generation.adapter_registry import Adapters, Lease
 from service.generation.admission import Admission, Ticket
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.request_record import RequestRecord
 from service.settings import Settings
 
 ABORT_WITHIN_S, ABORT_AGAIN_S = 5.0, 0.02
@@ -28,30 +29,57 @@ class Deployment:
     lifecycle: Lifecycle
     admission: Admission
     running: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    """Numbers of prompts by request id: a client may use one id twice at a time."""
+    """Numbers of prompts by the engine's request id: a client may use one id twice at a time."""
 
     @contextmanager
-    def request(self, request_id: str, prompts: int) -> Iterator[Ticket]:
-        """A generation request under way. Raises UnavailableError or OverloadedError."""
-        with self.lifecycle.request(), self.admission.enter(prompts) as ticket:
-            self.running[request_id].append(prompts)
-            try:
-                yield ticket
-            finally:
-                self.running[request_id].remove(prompts)
-                if not self.running[request_id]:
-                    del self.running[request_id]
+    def request(
+        self, record: RequestRecord | None, prompts: int, each: int, adapter: str | None
+    ) -> Iterator["UnderWay"]:
+        """A generation request under way, of so many prompts with `each` outputs or beams.
 
-    async def abort(self, request_id: str) -> int:
+        With a record it can be aborted by its id.
+
+        Raises UnavailableError, OverloadedError and InvalidRequestError.
+        """
+        with self.lifecycle.request():
+            lease = self.adapters.lease(adapter)
+            with (
+                ExitStack() as at_end,
+                self.admission.enter(prompts, each, on_last=lease.release) as ticket,
+            ):
+                at_end.callback(lease.release)
+                if record is not None:
+                    at_end.enter_context(self._abortable(record.owner + record.request_id, prompts))
+                yield UnderWay(ticket, lease)
+
+    @contextmanager
+    def _abortable(self, engine_id: str, prompts: int) -> Iterator[None]:
+        self.running[engine_id].append(prompts)
+        try:
+            yield
+        finally:
+            self.running[engine_id].remove(prompts)
+            if not self.running[engine_id]:
+                del self.running[engine_id]
+
+    async def abort(self, engine_id: str) -> int:
         """End a request in the engine; how many prompts that were. 0: no such request runs."""
-        prompts = max(self.running.get(request_id, [0]))
-        ids = [request_id, *item_ids(request_id, prompts)]
+        prompts = max(self.running.get(engine_id, [0]))
+        ids = [engine_id, *item_ids(engine_id, prompts)]
         # more than once, since the engine passes over what has not reached it yet
         gives_up = time.monotonic() + ABORT_WITHIN_S
-        while request_id in self.running and time.monotonic() < gives_up:
+        while engine_id in self.running and time.monotonic() < gives_up:
             await self.engine.abort(ids)
             await asyncio.sleep(ABORT_AGAIN_S)
         return prompts
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """What a request holds while it is under way."""
+
+    ticket: Ticket
+    lease: Lease
 
 
 def item_ids(request_id: str, prompts: int) -> list[str]:

@@ -72,12 +72,13 @@ def read_keys(file: Path) -> list[Digest]:
     content = file.read_bytes()
     try:
         text = content.decode("utf-16" if content.startswith(UTF_16) else "utf-8-sig")
-        if "\0" in text:
-            raise ValueError("it holds NUL")
-    except ValueError as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no text in UTF-8, with a key a line: {error}") from error
-    stripped = (line.strip() for line in text.split("\n"))
-    return [_digest(line.encode()) for line in stripped if line and line[0] != "#"]
+    return [_digest(line.encode()) for line in map(str.strip, text.split("\n")) if _is_key(line)]
+
+
+def _is_key(line: str) -> bool:
+    return bool(line) and line[0] != "#"
 
 
 def _stamp(file: Path) -> tuple[int, int]:

@@ -62,7 +62,7 @@ class Lifecycle:
         try:
             reading = asyncio.to_thread(fingerprint, self._model)
             digest, _ = await asyncio.gather(reading, self._engine.start())
-            encoder = PromptEncoder(self._engine.tokenizer)
+            encoder = PromptEncoder(self._engine.tokenizer, self._engine.max_model_len)
             await self._adapters.load_first()
             self._ready = Ready(digest, encoder, await self._engine.openai_routes())
             await self._generate_one_token(encoder)

@@ -14,13 +14,20 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from service.errors import InvalidRequestError
+from service.errors import InvalidRequestError, first_problem
 from service.parameters_schema import TOGETHER, allow_null, document_one_kind
-from service.validation import first_problem
+from service.request_record import RequestRecord
 
 TOKEN_ID = re.compile("[0-9]{1,10}")
+REQUEST_ID = "[A-Za-z0-9._:-]{1,128}"
+MOST_OUTPUTS = 128
+MOST_STOPS = 64
 MAX_LOGPROBS = 64
 """Most alternatives a position that the engine returns; beam search needs them."""
+MOST_BIASED_TOKENS = 1024
+"""Entries of logit_bias or allowed_token_ids that vLLM's model runner on a GPU has room for."""
+MOST_MIN_TOKENS_ENDS = 64
+"""Token ids in stop_token_ids beside min_tokens: it has room for 128, the model's own included."""
 
 
 def _encodable(text: str) -> str:
@@ -35,7 +42,7 @@ def _encodable(text: str) -> str:
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Text = Annotated[str, AfterValidator(_encodable)]
 NonEmpty = Annotated[Text, Field(min_length=1)]
-RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+RequestId = Annotated[str, Field(pattern=f"^{REQUEST_ID}$")]
 
 
 class Fields(BaseModel):
@@ -90,7 +97,7 @@ class Parameters(Fields):
 
     model_config = ConfigDict(json_schema_extra=TOGETHER)
 
-    n: int = Field(1, ge=1, le=128, description="outputs for each prompt")
+    n: int = Field(1, ge=1, le=MOST_OUTPUTS, description="outputs for each prompt")
     temperature: float | None = Field(None, ge=0, le=2, description="below 1e-5: greedy")
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=-1, lt=2**31, description="0 or -1: all tokens")
@@ -98,7 +105,7 @@ class Parameters(Fields):
     seed: int | None = Field(None, ge=0, lt=2**63)
     max_tokens: int | None = Field(None, ge=1, lt=2**31)
     min_tokens: int = Field(0, ge=0, lt=2**31)
-    stop: NonEmpty | Annotated[list[NonEmpty], Field(max_length=64)] | None = None
+    stop: NonEmpty | Annotated[list[NonEmpty], Field(max_length=MOST_STOPS)] | None = None
     stop_token_ids: list[TokenId] | None = Field(None, max_length=1024)
     bad_words: list[NonEmpty] | None = Field(None, max_length=1024)
     ignore_eos: bool = False
@@ -109,9 +116,12 @@ class Parameters(Fields):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         None,
         description="token id -> value added to its logit",
+        max_length=MOST_BIASED_TOKENS,
         json_schema_extra={"propertyNames": {"pattern": "^[0-9]{1,10}$"}},
     )
-    allowed_token_ids: list[TokenId] | None = Field(None, min_length=1)
+    allowed_token_ids: list[TokenId] | None = Field(
+        None, min_length=1, max_length=MOST_BIASED_TOKENS
+    )
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     structured_outputs: StructuredOutputs | None = None
@@ -171,6 +181,15 @@ def canonical(parameters: Parameters) -> dict[str, Any]:
     if "logit_bias" in fields:
         fields["logit_bias"] = _logit_bias(fields["logit_bias"])
     return fields
+
+
+def refuse_overtaking(record: RequestRecord, priority: Any, param: str) -> None:
+    """Where several API keys exist, none may go before the others. Raises InvalidRequestError."""
+    if record.owner and isinstance(priority, int) and priority < 0:
+        raise InvalidRequestError(
+            f"priority={priority}: with several API keys it may be 0, or more to wait for others",
+            param,
+        )
 
 
 def checked(fields: dict[str, Any]) -> dict[str, Any]:

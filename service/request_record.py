@@ -14,8 +14,8 @@ class RequestRecord:
     request_id: str
     method: str = "GET"
     """As it was sent: a HEAD is answered as a GET."""
-    key: str | None = None
-    """Digest of the API key; None where none is needed."""
+    owner: str = ""
+    """Tells the API keys apart where there are several, else empty."""
     trace: dict[str, str] = field(default_factory=dict)
     """W3C trace context headers of its span; empty without a collector."""
     prompt_tokens: int = 0

@@ -116,6 +116,12 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         1024, ge=1, description="beyond it the longest idle one is closed; if none is, the new one"
     )
+    max_grammar_ms: float = Field(
+        3.0,
+        gt=0,
+        description="milliseconds of a processor that following a request's structured_outputs or "
+        "bad_words may take for each token",
+    )
     max_queued_prompts: int = Field(
         4096, ge=0, description="prompts beyond max_num_seqs that may wait; more get 429"
     )

@@ -12,10 +12,11 @@ from service.api.answers import Delta, ListItem, Result, ResultList
 from service.api.openapi import GENERATED, refusals
 from service.api.requests import GenerateRequest
 from service.api.results import failed_item, sse, stream_end, total_usage, whole_result
-from service.deployment import Deployment, item_ids
+from service.deployment import Deployment, UnderWay, item_ids
 from service.engine.protocol import Completion, GenerationRequest
 from service.errors import InvalidRequestError, ServiceError
-from service.generation.admission import Ticket
+from service.generation.adapter_registry import Lease
+from service.generation.logprobs import aligned
 from service.generation.plan import check_token_ids, to_plan
 from service.generation.steps import Generation
 from service.http.streams import (
@@ -25,11 +26,13 @@ from service.http.streams import (
     as_they_finish,
     unless_gone,
 )
+from service.parameters import refuse_overtaking
 from service.request_record import RequestRecord, record_of
 
 logger = logging.getLogger("mergeline")
 Item = asyncio.Task[ListItem]
 TOGETHER = 32  # prompts of a list that are encoded before others have their turn
+CHARACTERS_TOGETHER = 16_384
 DONE = b"data: [DONE]\n\n"
 
 
@@ -75,7 +78,7 @@ class _Call:
             logger.info("request %s: %r", self._id, self._prompts, extra={"fields": fields})
         self._deployment = deployment
         self._parameters = body.parameters
-        deployment.adapters.check(body.parameters.adapter)
+        refuse_overtaking(record, body.parameters.priority, "parameters.priority")
         self._plan = to_plan(body.parameters, settings.default_parameters, settings.presets)
         check_token_ids(self._plan.sampling, engine.vocab_size)
         timeout = body.parameters.timeout_s
@@ -84,21 +87,21 @@ class _Call:
         self._model = settings.model_name
 
     async def answer_one(self) -> Result:
-        with self._under_way():
-            return await self._whole(self._request(self._prompts[0], self._id))
+        with self._under_way() as under_way:
+            return await self._whole(await self._request(0, self._id, under_way.lease))
 
     async def answer_list(self) -> ResultList:
-        with self._under_way() as ticket:
-            async with self._items(ticket) as items:
+        with self._under_way() as under_way:
+            async with self._items(under_way) as items:
                 results = await asyncio.gather(*items)
         return {"results": results, "usage": total_usage(results)}
 
     async def stream_list(self) -> AsyncGenerator[bytes]:
         """One event an item, in the order in which they finish; a step's events in one piece."""
-        with self._under_way() as ticket:
+        with self._under_way() as under_way:
             yield b": accepted\n\n"  # a comment: the headers leave before the first item is done
             async with (
-                self._items(ticket, streaming=True) as items,
+                self._items(under_way, streaming=True) as items,
                 aclosing(as_they_finish(items)) as finished,
             ):
                 async for results in finished:
@@ -107,12 +110,13 @@ class _Call:
 
     async def stream_one(self) -> AsyncGenerator[bytes]:
         """Deltas as they come, then the end with finish_reason and usage."""
-        with self._under_way():
-            request = self._request(self._prompts[0], self._id, stream=True)
+        with self._under_way() as under_way:
+            request = await self._request(0, self._id, under_way.lease, stream=True)
             seen: list[Completion] = []
             try:
                 async with aclosing(self._generation.steps(request)) as steps:
                     async for step in steps:
+                        under_way.lease.release()
                         seen.extend(step)
                         for completion in step:
                             yield sse(Delta(index=completion.index, text=completion.text))
@@ -121,39 +125,49 @@ class _Call:
                     raise
                 yield sse(error.body(self._id))
             else:
-                yield sse(stream_end(request, seen, self._model))
+                yield sse(stream_end(request, seen, self._model, self._align))
             yield DONE
 
-    def _under_way(self) -> AbstractContextManager[Ticket]:
-        return self._deployment.request(self._id, len(self._prompts))
+    def _under_way(self) -> AbstractContextManager[UnderWay]:
+        each = max(self._plan.beam_width, self._plan.sampling.get("n", 1))
+        prompts = len(self._prompts)
+        return self._deployment.request(self._record, prompts, each, self._parameters.adapter)
 
     @asynccontextmanager
-    async def _items(self, ticket: Ticket, *, streaming: bool = False) -> AsyncIterator[list[Item]]:
+    async def _items(
+        self, under_way: UnderWay, *, streaming: bool = False
+    ) -> AsyncIterator[list[Item]]:
         """A task for every prompt; at the end those that still run are cancelled.
 
         Encoding thousands at once would hold up all other requests.
         """
         items: list[Item] = []
         ids = item_ids(self._id, len(self._prompts))
+        characters = 0
         try:
-            for index, (prompt, request_id) in enumerate(zip(self._prompts, ids, strict=True)):
-                answer = self._item(index, prompt, request_id, streaming=streaming)
+            for index, request_id in enumerate(ids):
+                answer = self._item(index, request_id, under_way.lease, streaming=streaming)
                 items.append(asyncio.create_task(answer))
-                items[-1].add_done_callback(lambda _: ticket.leave_one())
-                if index % TOGETHER == TOGETHER - 1:
+                items[-1].add_done_callback(lambda _: under_way.ticket.leave_one())
+                characters += len(self._prompts[index])
+                if index % TOGETHER == TOGETHER - 1 or characters > CHARACTERS_TOGETHER:
+                    characters = 0
                     await asyncio.sleep(0)
             yield items
         finally:
             for item in items:
                 item.cancel()
 
-    async def _item(self, index: int, prompt: str, request_id: str, *, streaming: bool) -> ListItem:
+    async def _item(
+        self, index: int, request_id: str, lease: Lease, *, streaming: bool
+    ) -> ListItem:
         """One result of a list. What is wrong with this prompt alone does not sink the rest.
 
         A dead engine does, unless a stream has begun: it is an item's failure then.
         """
         try:
-            return {"index": index, **await self._whole(self._request(prompt, request_id))}
+            request = await self._request(index, request_id, lease)
+            return {"index": index, **await self._whole(request)}
         except ServiceError as error:
             if error.status >= 500 and error.error_type != "timeout" and not streaming:
                 raise
@@ -164,19 +178,25 @@ class _Call:
         async with aclosing(self._generation.steps(request)) as steps:
             async for step in steps:
                 completions.extend(step)
-        return whole_result(request, completions, self._model)
+        return whole_result(request, completions, self._model, self._align)
 
-    def _request(self, prompt: str, request_id: str, *, stream: bool = False) -> GenerationRequest:
+    def _align(self, completion: Completion, request: GenerationRequest) -> Completion:
+        return aligned(completion, request, self._deployment.engine.tokenizer)
+
+    async def _request(
+        self, index: int, request_id: str, lease: Lease, *, stream: bool = False
+    ) -> GenerationRequest:
         parameters, engine = self._parameters, self._deployment.engine
-        ids = self._encoder.encode(prompt, raw=parameters.raw)
+        ids = await self._encoder.encode_aside(self._prompts[index], raw=parameters.raw)
         return GenerationRequest(
             request_id,
             ids,
             self._plan.for_prompt(len(ids), engine.max_model_len),
             stream,
-            parameters.adapter,
+            lease.adapter,
             parameters.priority,
             self._record.trace,
+            self._record.owner,
         )
 
 

@@ -1,14 +1,31 @@
 """/v1: the engine's own OpenAI routes, behind our gate, admission and drain."""
 
-from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from service.deployment import Deployment
-from service.errors import ServiceError, answer
+from starlette.datastructures import Headers
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.v1_requests import V1Work, read_v1
+from service.deployment import Deployment, UnderWay
+from service.engine.protocol import OPENAI_ROUTES
+from service.errors import NotFoundError, ServiceError, WrongMethodError, answer
+from service.generation.prompt import PromptEncoder
+from service.http.streams import EVENT_STREAM, LINE_SEPARATORS
+from service.request_record import RequestRecord, record_of
+
+PASSED_ON = {b"content-type", b"content-length", b"accept"}
+ERROR_EVENT = b'data: {"error":'
 
 
 class V1:
-    """An ASGI application that hands requests on to the engine's routes."""
+    """An ASGI application that hands requests on to the engine's routes.
+
+    Each is read before: what it may cost is counted and bounded as for /generate. Headers of
+    clients are left out, since vLLM takes orders from some.
+    """
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -29,15 +46,119 @@ class V1:
             await answer(error, scope)(scope, receive, send)
 
     async def _serve(self, inner: Scope, receive: Receive, send: Send) -> None:
-        deployment = self._deployment
-        routes = deployment.lifecycle.require_ready().openai_routes
+        ready = self._deployment.lifecycle.require_ready()
+        _refuse_other_routes(inner)
+        record = record_of(inner)
+        inner["headers"] = _headers(inner, record)
         if inner["method"] != "POST":
-            await routes(inner, receive, send)
+            await ready.openai_routes(inner, receive, send)
             return
-        with deployment.lifecycle.request(), deployment.admission.enter(1):
-            await routes(inner, receive, send)
+        body = (await receive())["body"]  # the gate has read it whole
+        work = read_v1(inner["path"], body, record, self._deployment.settings.max_prompts)
+        self._refuse_other_models(work.model)
+        _refuse_control_tokens(work, ready.encoder)
+        with self._under_way(work) as under_way:
+            answering = _Answer(send, under_way.lease.release)
+            await _handed_on(ready.openai_routes, inner, body, receive, answering.send)
+
+    def _under_way(self, work: V1Work) -> AbstractContextManager[UnderWay]:
+        adapter = None if work.model == self._deployment.settings.model_name else work.model
+        return self._deployment.request(None, work.prompts, work.each, adapter)
+
+    def _refuse_other_models(self, model: str | None) -> None:
+        """Also an adapter that is being unloaded: vLLM still knows it."""
+        deployment = self._deployment
+        known = [deployment.settings.model_name, *deployment.adapters.names]
+        if model is not None and model not in known:
+            raise NotFoundError(
+                f"no model {model!r} is served here (known: {', '.join(known)})", "model"
+            )
+
+
+class _Answer:
+    """vLLM's answer on its way: a stream that fails before it begins gets its status."""
+
+    def __init__(self, send: Send, on_begin: Callable[[], None]) -> None:
+        self._send = send
+        self._on_begin = on_begin
+        self._start: Message | None = None
+        self._is_stream = False
+        self._failed = False
+
+    async def send(self, message: Message) -> None:
+        """Pass an ASGI message on."""
+        if message["type"] == "http.response.start":
+            kind = Headers(raw=message["headers"]).get("content-type", "")
+            self._is_stream = kind.startswith(EVENT_STREAM)
+            self._start = message
+        elif not self._failed:
+            await self._body(message)
+
+    async def _body(self, message: Message) -> None:
+        if self._start is not None:
+            start, self._start = self._start, None
+            self._on_begin()  # all its prompts are in the engine by now
+            if self._is_stream and message.get("body", b"").startswith(ERROR_EVENT):
+                self._failed = True
+                await self._refuse(message["body"])
+                return
+            await self._send(start)
+        if self._is_stream:
+            message = {**message, "body": _escaped(message.get("body", b""))}
+        await self._send(message)
+
+    async def _refuse(self, event: bytes) -> None:
+        error = event.split(b"\n", 1)[0].removeprefix(b"data: ")
+        status = json.loads(error)["error"]["code"]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(error)).encode()),
+        ]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": error})
 
 
 def v1_route(deployment: Deployment) -> Route:
     """The route of everything under /v1."""
     return Route("/v1/{rest:path}", V1(deployment), methods=None, include_in_schema=False)
+
+
+async def _handed_on(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    """Have `app` answer; it reads the body from its beginning."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
+
+    await app(scope, replay, send)
+
+
+def _refuse_other_routes(scope: Scope) -> None:
+    """VLLM has more, for operators and other programs of its own: they are not there."""
+    path = scope["path"]
+    methods = [method for method, paths in OPENAI_ROUTES.items() if path in paths]
+    if not methods:
+        raise NotFoundError(f"there is no {path} here; GET /docs lists all routes")
+    if scope["method"] not in methods:
+        raise WrongMethodError(f"{path} takes {', '.join(methods)}", methods)
+
+
+def _headers(scope: Scope, record: RequestRecord) -> list[tuple[bytes, bytes]]:
+    """Those that vLLM may see: how the body is to be read, and who asks, in our words."""
+    ours = {"x-request-id": record.request_id, **record.trace}
+    return [
+        *((name, value) for name, value in scope["headers"] if name in PASSED_ON),
+        *((name.encode(), value.encode()) for name, value in ours.items()),
+    ]
+
+
+def _refuse_control_tokens(work: V1Work, encoder: PromptEncoder) -> None:
+    for text, by_model in work.rendered:
+        encoder.refuse_control_tokens(text, by_model=by_model)
+
+
+def _escaped(body: bytes) -> bytes:
+    """A stream's event whose lines end where the standard says, and nowhere else."""
+    for separator, escaped in LINE_SEPARATORS.items():
+        body = body.replace(separator.encode(), escaped.encode())
+    return body

@@ -1,12 +1,13 @@
 """The small routes beside /generate: tokens of a text and back, abort, load."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from service.api.answers import Aborted, Detokenized, Load, Tokens
 from service.api.openapi import refusals
 from service.api.requests import AbortRequest, DetokenizeRequest, TokenizeRequest
 from service.deployment import Deployment
 from service.errors import InvalidRequestError
+from service.request_record import record_of
 
 
 def tokens_router(deployment: Deployment) -> APIRouter:
@@ -18,7 +19,7 @@ def tokens_router(deployment: Deployment) -> APIRouter:
         "/tokenize", summary="The token ids that the model would read", responses=refusals(400, 503)
     )
     async def tokenize(body: TokenizeRequest) -> Tokens:
-        ids = lifecycle.require_ready().encoder.encode(body.prompt, raw=body.raw)
+        ids = await lifecycle.require_ready().encoder.encode_aside(body.prompt, raw=body.raw)
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.max_model_len}
 
     @router.post(
@@ -27,13 +28,18 @@ def tokens_router(deployment: Deployment) -> APIRouter:
         responses=refusals(400, 503),
     )
     async def detokenize(body: DetokenizeRequest) -> Detokenized:
-        lifecycle.require_ready()
+        encoder = lifecycle.require_ready().encoder
         beyond = [token_id for token_id in body.tokens if token_id >= engine.vocab_size]
         if beyond:
             raise InvalidRequestError(
                 f"{beyond[0]} is outside the vocabulary (0 to {engine.vocab_size - 1})", "tokens"
             )
-        return {"prompt": engine.tokenizer.decode(body.tokens)}
+        if len(body.tokens) > engine.max_model_len:
+            raise InvalidRequestError(
+                f"{len(body.tokens)} tokens, at most {engine.max_model_len}: send them in parts",
+                "tokens",
+            )
+        return {"prompt": await encoder.decode_aside(body.tokens)}
 
     return router
 
@@ -47,13 +53,13 @@ def running_router(deployment: Deployment) -> APIRouter:
         summary="End a running request; it answers with what it has",
         responses=refusals(400),
     )
-    async def abort(body: AbortRequest) -> Aborted:
-        aborted = await deployment.abort(body.request_id)
+    async def abort(body: AbortRequest, http: Request) -> Aborted:
+        aborted = await deployment.abort(record_of(http.scope).owner + body.request_id)
         deployment.metrics.aborts.inc(bool(aborted))
         return {"request_id": body.request_id, "aborted": aborted}
 
-    @router.get("/get_load", summary="Prompts running and waiting")
+    @router.get("/get_load", summary="Sequences running and waiting: prompts by outputs or beams")
     async def get_load() -> Load:
-        return {"load": deployment.admission.prompts}
+        return {"load": deployment.admission.sequences}
 
     return router

@@ -1,15 +1,22 @@
 """Answers of the HTTP contract, from an engine's completions."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from service.api.answers import ListItem, Logprob, Output, PositionLogprobs, Result, Usage
 from service.engine.protocol import Completion, GenerationRequest, Position, TokenLogprob
 from service.errors import ServiceError
+from service.http.streams import LINE_SEPARATORS
+
+Align = Callable[[Completion, GenerationRequest], Completion]
+"""Makes the tokens of a completion's log-probabilities add up to its text."""
 
 
-def whole_result(request: GenerationRequest, completions: list[Completion], model: str) -> Result:
+def whole_result(
+    request: GenerationRequest, completions: list[Completion], model: str, align: Align
+) -> Result:
     """The answer to one prompt, of one or several completions."""
+    completions = [align(completion, request) for completion in completions]
     first = completions[0]
     completion_tokens = sum(completion.token_count for completion in completions)
     result: Result = {
@@ -28,12 +35,14 @@ def whole_result(request: GenerationRequest, completions: list[Completion], mode
     return result
 
 
-def stream_end(request: GenerationRequest, deltas: list[Completion], model: str) -> Result:
+def stream_end(
+    request: GenerationRequest, deltas: list[Completion], model: str, align: Align
+) -> Result:
     """The last event of a stream: the whole text again, so that a client need not add it up."""
     by_index: dict[int, list[Completion]] = {}
     for delta in deltas:
         by_index.setdefault(delta.index, []).append(delta)
-    return whole_result(request, [_joined(by_index[i]) for i in sorted(by_index)], model)
+    return whole_result(request, [_joined(by_index[i]) for i in sorted(by_index)], model, align)
 
 
 def failed_item(index: int, error: ServiceError, request_id: str, model: str) -> ListItem:
@@ -60,8 +69,14 @@ def total_usage(results: Iterable[ListItem]) -> Usage:
 
 
 def sse(event: Mapping[str, object]) -> bytes:
-    """One server-sent event. JSON holds no raw line break, so one data line is enough."""
-    return f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
+    """One server-sent event. JSON holds no raw line break, so one data line is enough.
+
+    What clients may take for one is escaped.
+    """
+    data = json.dumps(event, ensure_ascii=False, allow_nan=False)
+    for separator, escaped in LINE_SEPARATORS.items():
+        data = data.replace(separator, escaped)
+    return f"data: {data}\n\n".encode()
 
 
 def _joined(deltas: list[Completion]) -> Completion:
@@ -71,7 +86,7 @@ def _joined(deltas: list[Completion]) -> Completion:
         text="".join(delta.text for delta in deltas),
         token_count=sum(delta.token_count for delta in deltas),
         finish_reason=deltas[-1].finish_reason,
-        logprobs=logprobs or None,
+        logprobs=logprobs if deltas[-1].logprobs is not None else None,
     )
 
 

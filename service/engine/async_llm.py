@@ -1,89 +1,115 @@
 """vLLM's AsyncLLM with what every request needs on its way in, whoever sent it: ours or /v1."""
 
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import Any
 
-from vllm.inputs import tokens_input
+import vllm.v1.engine.async_llm
+import vllm.v1.engine.detokenizer
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
+from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from service.engine.constraints import refuse_costly
+from service.engine.grammars.bad_words import without
+from service.engine.grammars.size import refuse_costly
+from service.engine.grammars.trial import GrammarTrial
+from service.engine.outputs import WatchedOutputs, WholeCharacters
+from service.engine.refusals import RefusedError, refuse_unservable
+from service.errors import InvalidRequestError
 from service.machine.placement import Placement
 
 
-@dataclass
-class Progress:
-    """When the engine last gave an output, and how many requests are waiting for one."""
-
-    unfinished: int = 0
-    last: float = 0.0  # time.monotonic()
-
-    def stalled_for(self) -> float:
-        """Seconds since the last output; 0 when no request runs."""
-        return time.monotonic() - self.last if self.unfinished else 0.0
-
-
 class PlacedLLM(AsyncLLM):
-    """Places prompts as the model needs them, and tracks progress and adapters in use."""
+    """Places prompts as the model needs them, and refuses what it could not answer rightly."""
 
     placement = Placement()
+    trial: GrammarTrial
+    output_processor: WatchedOutputs
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.progress = Progress()
-        self.adapters_in_use: Counter[int] = Counter()
+        self._entering: Counter[int] = Counter()
+        vllm.v1.engine.async_llm.OutputProcessor = WatchedOutputs
+        vllm.v1.engine.detokenizer.FastIncrementalDetokenizer = WholeCharacters
         super().__init__(*args, **kwargs)
 
     async def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **more: Any
     ) -> AsyncGenerator[RequestOutput, None]:
-        """As AsyncLLM's. Raises InvalidRequestError for a prompt that cannot be placed.
-
-        And ValueError for structured outputs that would take all memory, or that no text follows.
-        """
-        constraint = sampling_params.structured_outputs
-        refuse_costly(constraint)
-        lora: LoRARequest | None = more.get("lora_request")
-        key = 0 if lora is None else lora.lora_int_id
-        progress = self.progress
-        if not progress.unfinished:
-            progress.last = time.monotonic()
-        progress.unfinished += 1
-        self.adapters_in_use[key] += 1
+        """As AsyncLLM's. Raises RefusedError, a ValueError, for what cannot be answered rightly."""
+        refuse_costly(sampling_params.structured_outputs)
+        refuse_unservable(sampling_params, self.placement)
+        constraint = await self._constrained(sampling_params)
         placeholders = len(self.placement.placeholders)
+        placed = self._placed(prompt, more.get("lora_request"))
+        async for output in super().generate(placed, sampling_params, request_id, **more):
+            if constraint is not None:
+                _refuse_given_up(output)
+            if placeholders:  # they count nowhere outside the engine
+                output.prompt_token_ids = output.prompt_token_ids[placeholders:]
+            yield output
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """The tokenizer's, and those that generation_config.json adds."""
+        more = self.input_processor.generation_config_fields.get("eos_token_id") or []
+        ids = {self.get_tokenizer().eos_token_id, *(more if isinstance(more, list) else [more])}
+        return frozenset(ids - {None})
+
+    async def add_request(self, *args: Any, **more: Any) -> Any:
+        """As AsyncLLM's: from its end on, the output processor knows the request."""
+        lora: LoRARequest | None = more.get("lora_request")
+        number = 0 if lora is None else lora.lora_int_id
+        self._entering[number] += 1
         try:
-            placed = self._placed(prompt)
-            async for output in super().generate(placed, sampling_params, request_id, **more):
-                progress.last = time.monotonic()
-                if constraint is not None:
-                    _refuse_given_up(output)
-                if placeholders:  # they count nowhere outside the engine
-                    output.prompt_token_ids = output.prompt_token_ids[placeholders:]
-                yield output
+            return await super().add_request(*args, **more)
         finally:
-            progress.unfinished -= 1
-            self.adapters_in_use[key] -= 1
+            self._entering[number] -= 1
+
+    def uses(self, adapter: int) -> bool:
+        """Whether a request in the engine, or on its way there, uses that adapter."""
+        return bool(self._entering[adapter]) or self.output_processor.uses(adapter)
 
     def fail_all(self) -> None:
         """Make every running request raise EngineDeadError."""
         self.output_processor.propagate_error(EngineDeadError())
 
-    def _placed(self, prompt: Any) -> Any:
-        if self.placement == Placement():
+    async def _constrained(self, params: Any) -> Any:
+        """The grammar that the text has to follow, if any. Raises RefusedError."""
+        if not params.bad_words:
+            if params.structured_outputs is not None:
+                await self.trial.check(params.structured_outputs)
+            return params.structured_outputs
+        ends = self.eos_token_ids.union(params.stop_token_ids or ())
+        grammar = without(params.bad_words, ends - {self.get_tokenizer().eos_token_id})
+        constraint = StructuredOutputsParams(grammar=grammar)
+        await self.trial.check(constraint, "bad_words")
+        params.bad_words, params.structured_outputs = None, constraint
+        return constraint
+
+    def _placed(self, prompt: Any, lora: LoRARequest | None) -> Any:
+        if self.placement == Placement() and lora is None:
             return prompt
         if not (isinstance(prompt, dict) and "prompt_token_ids" in prompt):
             raise TypeError(f"a rendered prompt is needed, not {type(prompt).__name__}")
-        ids = self.placement.apply(list(prompt["prompt_token_ids"]))
-        return tokens_input(ids) if "type" in prompt else {**prompt, "prompt_token_ids": ids}
+        try:
+            ids = self.placement.apply(list(prompt["prompt_token_ids"]))
+        except InvalidRequestError as error:
+            raise RefusedError(error.message, "prompt") from error
+        return {**prompt, "prompt_token_ids": ids, **_salt(prompt, lora)}
+
+
+def _salt(prompt: Any, lora: LoRARequest | None) -> dict[str, str]:
+    """VLLM keys cached blocks by the adapter's name and path: another may be there by now."""
+    if lora is None:
+        return {}
+    return {"cache_salt": f"adapter {lora.lora_int_id} {prompt.get('cache_salt') or ''}"}
 
 
 def _refuse_given_up(output: RequestOutput) -> None:
     if any(one.finish_reason == "error" for one in output.outputs):
-        raise ValueError(
-            "structured_outputs: the engine gave up following it: it is too complex, or allows no "
-            "text"
+        raise RefusedError(
+            "the engine gave up following it: it is too complex, or allows no text",
+            "structured_outputs",
         )

@@ -5,6 +5,9 @@ from typing import Any
 
 from service.engine.protocol import Completion, GenerationRequest, Position, Timing, TokenLogprob
 
+FORBIDDEN = -9999.0
+"""Log-probability of a token that cannot be chosen, as vLLM's own server writes it."""
+
 
 def prompt(request: GenerationRequest) -> Any:
     """What AsyncLLM.generate takes as prompt."""
@@ -35,7 +38,7 @@ def completion(output: Any) -> Completion:
         text=output.text,
         token_count=len(output.token_ids),
         finish_reason=output.finish_reason,
-        logprobs=_positions(output) if output.logprobs else None,
+        logprobs=None if output.logprobs is None else _positions(output),
     )
 
 
@@ -52,9 +55,14 @@ def _positions(output: Any) -> list[Position]:
     positions = []
     for token_id, candidates in zip(output.token_ids, output.logprobs, strict=True):
         ranked = sorted(candidates.items(), key=lambda item: -item[1].logprob)
-        top = [TokenLogprob(i, c.decoded_token or "", c.logprob) for i, c in ranked]
+        top = [TokenLogprob(i, c.decoded_token or "", _finite(c.logprob)) for i, c in ranked]
         positions.append(Position(next(t for t in top if t.token_id == token_id), top))
     return positions
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no -Infinity, which a token has that a grammar forbids."""
+    return max(logprob, FORBIDDEN)
 
 
 def first_line(text: str) -> str:
@@ -67,4 +75,4 @@ def parameter(request: GenerationRequest, error: Exception) -> str | None:
     name = getattr(error, "parameter", None)
     if name is None and "structured_outputs" in request.sampling:
         name = "structured_outputs"
-    return f"parameters.{name}" if name else None
+    return name if name in (None, "prompt") else f"parameters.{name}"

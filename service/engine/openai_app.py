@@ -1,5 +1,6 @@
 """vLLM's own OpenAI routes, mounted as they are on our engine."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,6 +12,7 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from service.engine.protocol import OPENAI_ROUTES
 from service.engine.tokenizers import limit_pooled_caches
 from service.errors import ENGINE_GONE, UnavailableError, answer
 
@@ -29,12 +31,43 @@ async def openai_app(llm: Any, model_name: str, adapters: dict[str, Any]) -> ASG
     args.disable_fastapi_docs = True
     app: FastAPI = build_app(args, TASKS, llm.model_config)
     await init_app_state(llm, app.state, args, TASKS)
-    app.state.openai_serving_models.lora_requests = adapters
+    models = app.state.openai_serving_models
+    models.lora_requests = adapters
+    _hide_paths(models)
+    app.add_api_route("/v1/openapi.json", _document(app), include_in_schema=False)
     limit_pooled_caches(llm.get_tokenizer())
     # vLLM's own handler would look for vLLM's own server, to end it
     app.add_exception_handler(EngineDeadError, _on_dead_engine)
     app.middleware_stack = app.build_middleware_stack()  # vLLM has built it already
     return app
+
+
+def _hide_paths(models: Any) -> None:
+    """/v1/models names the directories of the server, which are nobody's business."""
+    list_models = models.show_available_models
+
+    async def without_paths() -> Any:
+        listed = await list_models()
+        for card in listed.data:
+            card.root = card.id
+        return listed
+
+    models.show_available_models = without_paths
+
+
+def _document(app: FastAPI) -> Callable[[], Awaitable[JSONResponse]]:
+    """The OpenAPI document of what is served of vLLM's routes."""
+
+    async def document() -> JSONResponse:
+        whole = app.openapi()
+        served = {
+            path: {m: each for m, each in item.items() if path in OPENAI_ROUTES.get(m.upper(), ())}
+            for path, item in whole["paths"].items()
+        }
+        paths = {path: item for path, item in served.items() if item}
+        return JSONResponse({**whole, "paths": paths})
+
+    return document
 
 
 async def _on_dead_engine(request: Request, error: Exception) -> JSONResponse:

@@ -8,6 +8,19 @@ from starlette.types import ASGIApp
 
 from service.adapter import Adapter
 
+OPENAI_ROUTES = {
+    "GET": {"/v1/models", "/v1/openapi.json"},
+    "POST": {
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/v1/chat/completions/batch",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+    },
+}
+"""Those of vLLM's own server that are served, by method."""
+
 
 @dataclass(frozen=True)
 class TokenLogprob:
@@ -62,12 +75,14 @@ class GenerationRequest:
     sampling: dict[str, Any]
     stream: bool = False
     """True: steps carry deltas. False: one step carries the whole output."""
-    adapter: str | None = None
-    """Name of a LoRA adapter, None for the model as it is."""
+    adapter: Adapter | None = None
+    """None for the model as it is."""
     priority: int = 0
     """Lower ones are scheduled first."""
     trace: dict[str, str] = field(default_factory=dict)
     """W3C trace context headers."""
+    owner: str = ""
+    """Tells requests of one id, but of different API keys, apart."""
 
 
 class Engine(Protocol):
@@ -119,7 +134,7 @@ class Engine(Protocol):
         """Load an adapter. Raises InvalidRequestError when the engine cannot take it."""
 
     async def remove_adapter(self, adapter: Adapter) -> None:
-        """Free its memory, once the requests that use it have ended."""
+        """Free its memory, once its requests have ended, whether their answers are read or not."""
 
     async def openai_routes(self) -> ASGIApp:
         """The engine's own OpenAI routes under /v1, over this engine."""

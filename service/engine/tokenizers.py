@@ -7,19 +7,47 @@ from typing import Any
 from tokenizers.decoders import DecodeStream
 
 CACHED_WORDS = 1000
+WINDOW = 8  # tokens that hold the whole of a last character
+REPLACEMENT = "\ufffd"
+INVALID_PREFIX = "Invalid prefix encountered"
 
 
 def continuation(
     tokenizer: Any, prompt_ids: list[int], ids: list[int], *, skip_special_tokens: bool
-) -> str:
-    """The text that `ids` add to the prompt, the same as vLLM's incremental detokenizer gives.
+) -> list[str]:
+    """What each of `ids` adds to the text after the prompt, as vLLM's detokenizer gives it.
 
     `tokenizer.decode(ids)` would not do: some tokenizers strip a space at the beginning of a text,
     and it writes U+FFFD for a character whose last bytes are missing.
     """
-    stream = DecodeStream(ids=prompt_ids, skip_special_tokens=skip_special_tokens)
     backend = tokenizer.backend_tokenizer
-    return "".join(stream.step(backend, token_id) or "" for token_id in ids)
+    stream = stream_after(backend, prompt_ids, skip_special_tokens=skip_special_tokens)
+    pieces = []
+    for token_id in ids:
+        try:
+            piece = stream.step(backend, token_id)
+        except Exception as error:  # of no type of its own
+            if not str(error).startswith(INVALID_PREFIX):
+                raise
+            # bytes that are no UTF-8 change what was decoded before
+            stream = DecodeStream(skip_special_tokens=skip_special_tokens)
+            piece = stream.step(backend, token_id)
+        pieces.append(piece or "")
+    return pieces
+
+
+def stream_after(backend: Any, prompt_ids: list[int], *, skip_special_tokens: bool) -> DecodeStream:
+    """A stream whose steps give what follows the prompt.
+
+    DecodeStream would give the prompt itself where that ends inside a character, or in U+FFFD:
+    those last tokens are left out.
+    """
+    end = len(prompt_ids)
+    while end and backend.decode(
+        prompt_ids[max(0, end - WINDOW) : end], skip_special_tokens=skip_special_tokens
+    ).endswith(REPLACEMENT):
+        end -= 1
+    return DecodeStream(ids=prompt_ids[:end], skip_special_tokens=skip_special_tokens)
 
 
 def limit_cache(rust: Any) -> None:

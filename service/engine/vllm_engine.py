@@ -84,9 +84,7 @@ class VLLMEngine:
     @property
     def eos_token_ids(self) -> frozenset[int]:
         """The tokenizer's, and those that generation_config.json adds."""
-        more = self._llm.input_processor.generation_config_fields.get("eos_token_id") or []
-        ids = {self.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])}
-        return frozenset(ids - {None})
+        return frozenset(self._llm.eos_token_ids)
 
     async def start(self) -> None:
         """Import vLLM and load the model in a thread, so that /livez answers meanwhile.
@@ -121,8 +119,8 @@ class VLLMEngine:
             stream = self._llm.generate(
                 prompt(request),
                 sampling_params(request),
-                request.request_id,
-                lora_request=self._loras[request.adapter] if request.adapter else None,
+                request.owner + request.request_id,
+                lora_request=self._loras[request.adapter.name] if request.adapter else None,
                 priority=request.priority,
                 trace_headers=request.trace or None,
             )
@@ -156,7 +154,7 @@ class VLLMEngine:
     async def remove_adapter(self, adapter: Adapter) -> None:
         """No new request finds it; its memory is freed once the running ones have ended."""
         del self._loras[adapter.name]
-        while self._llm.adapters_in_use[adapter.number]:  # noqa: ASYNC110 - there is no event
+        while self._llm.uses(adapter.number):  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(IDLE_LOOK_S)
         await self._llm.remove_lora(adapter.number)
 
@@ -173,8 +171,8 @@ class VLLMEngine:
         return self._llm is not None and not self._llm.errored
 
     def seconds_without_progress(self) -> float:
-        """Seconds that requests have waited since the last output of any."""
-        return 0.0 if self._llm is None else float(self._llm.progress.stalled_for())
+        """Seconds that requests have waited since the engine last computed something."""
+        return 0.0 if self._llm is None else float(self._llm.output_processor.stalled_for())
 
     def fail(self) -> None:
         """End every running request with UnavailableError."""
@@ -198,6 +196,7 @@ class VLLMEngine:
         from vllm.usage.usage_lib import UsageContext
 
         from service.engine.async_llm import PlacedLLM
+        from service.engine.grammars.trial import GrammarTrial
 
         # while the engine's process starts, this one would only wait: /v1 costs no time so
         threading.Thread(target=_import_openai, name="import-openai", daemon=True).start()
@@ -207,6 +206,8 @@ class VLLMEngine:
         context = UsageContext.OPENAI_API_SERVER
         llm = PlacedLLM.from_engine_args(arguments, usage_context=context)
         llm.placement = self._placement
+        vocab_size = llm.model_config.get_vocab_size()
+        llm.trial = GrammarTrial(llm.get_tokenizer(), vocab_size, self._settings.max_grammar_ms)
         if current_platform.is_cpu():
             for process in multiprocessing.active_children():
                 if process.pid:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,29 @@ from service.adapter import Adapter, rank_of
 from service.engine.protocol import Engine
 from service.errors import InvalidRequestError, NotFoundError
 from service.settings import Settings
+
+LOOK_S = 0.02
+
+
+class Lease:
+    """Keeps an adapter loaded until the prompts of one request are all in the engine.
+
+    From then on the engine itself knows that it is used: a client that does not read its answer
+    must not hold up an administrator.
+    """
+
+    def __init__(self, adapter: Adapter | None, leases: Counter[str]) -> None:
+        self.adapter = adapter
+        self._leases = leases
+        self._held = adapter is not None
+        if adapter is not None:
+            leases[adapter.name] += 1
+
+    def release(self) -> None:
+        """Let go; again is harmless."""
+        if self._held and self.adapter is not None:
+            self._leases[self.adapter.name] -= 1
+        self._held = False
 
 
 class Adapters:
@@ -22,6 +46,7 @@ class Adapters:
         self._model = settings.model_name
         self._by_name: dict[str, Adapter] = {}
         self._numbers = itertools.count(1)
+        self._leases: Counter[str] = Counter()
         self._change = asyncio.Lock()
 
     @property
@@ -32,13 +57,16 @@ class Adapters:
     def __iter__(self) -> Iterator[Adapter]:
         return iter(list(self._by_name.values()))
 
-    def check(self, name: str | None) -> None:
-        """Raise InvalidRequestError unless requests may name it."""
-        if name is not None and name not in self._by_name:
+    def lease(self, name: str | None) -> "Lease":
+        """Hold the adapter of that name, None for the model itself. Raises InvalidRequestError."""
+        if name is None:
+            return Lease(None, self._leases)
+        if name not in self._by_name:
             raise InvalidRequestError(
                 f"no adapter {name!r} is served here (known: {', '.join(self.names) or 'none'})",
                 "parameters.adapter",
             )
+        return Lease(self._by_name[name], self._leases)
 
     async def load_first(self) -> None:
         """Load those of the settings. Raises InvalidRequestError."""
@@ -76,4 +104,7 @@ class Adapters:
         async with self._change:
             if name not in self._by_name:
                 raise NotFoundError(f"no adapter {name!r} is served here")
-            await self._engine.remove_adapter(self._by_name.pop(name))
+            adapter = self._by_name.pop(name)
+            while self._leases[name]:  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(LOOK_S)
+            await self._engine.remove_adapter(adapter)

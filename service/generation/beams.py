@@ -110,7 +110,7 @@ class BeamSearch:
     def _completion(self, index: int, beam: _Beam) -> Completion:
         ids = list(beam.ids[:-1] if beam.finish_reason == "stop" else beam.ids)
         skip = self.request.sampling.get("skip_special_tokens", True)
-        text = continuation(
+        pieces = continuation(
             self.engine.tokenizer, self.request.prompt_ids, ids, skip_special_tokens=skip
         )
-        return Completion(index, text, len(beam.ids), beam.finish_reason)
+        return Completion(index, "".join(pieces), len(beam.ids), beam.finish_reason)

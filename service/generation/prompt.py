@@ -1,12 +1,20 @@
 """Prompt text to token ids, through the model's own chat template."""
 
+import asyncio
 import copy
-from dataclasses import dataclass
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 from service.engine.tokenizers import limit_cache
 from service.errors import InvalidRequestError
+from service.generation.control_tokens import ControlTokens
+
+SHORT = 2048  # characters that are encoded faster than a thread is woken
+THREADS = 2
+SHRINKS = 4
+"""By how much a normalizer may shorten a text: Unicode composes three letters at the most."""
 
 
 @dataclass(frozen=True)
@@ -17,35 +25,80 @@ class PromptEncoder:
     """
 
     tokenizer: Any
+    max_tokens: int | None = None
+    """Longest prompt that the model can hold; None: any."""
+    _threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(THREADS, "tokenize"), compare=False
+    )
 
     @property
     def has_template(self) -> bool:
         """False: prompts are sent raw."""
         return self.tokenizer.chat_template is not None
 
+    async def encode_aside(self, prompt: str, *, raw: bool) -> list[int]:
+        """As `encode`, in a thread where it takes long, so that other requests go on."""
+        if len(prompt) <= SHORT:
+            return self.encode(prompt, raw=raw)
+        self.refuse_too_long(prompt)
+        encode = partial(self.encode, prompt, raw=raw)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
+
+    async def decode_aside(self, ids: list[int]) -> str:
+        """The text of token ids, special tokens included."""
+        decode = partial(self.tokenizer.decode, ids)
+        if len(ids) <= SHORT:
+            return str(decode())
+        return str(await asyncio.get_running_loop().run_in_executor(self._threads, decode))
+
     def encode(self, prompt: str, *, raw: bool) -> list[int]:
         """Token ids of one prompt.
 
-        Raises InvalidRequestError for an empty prompt, and for control tokens in a prompt that
-        is to be rendered: they are data there, and would act as commands.
+        Raises InvalidRequestError for an empty prompt, one too long for any model of this size,
+        and for control tokens in a prompt that is to be rendered: they are data there, and would
+        act as commands.
         """
         if not prompt.strip():
             raise InvalidRequestError("the prompt is empty", "prompt")
+        self.refuse_too_long(prompt)
         if raw or not self.has_template:
             return self._one_bos(self._ids(prompt))
-        for token in self._special_tokens:
-            if token in prompt:
-                raise InvalidRequestError(
-                    f"the prompt holds the control token {token!r}; take it out, or write the "
-                    "whole prompt yourself and set parameters.raw",
-                    "prompt",
-                )
+        token = self._control_tokens.first_in(prompt)
+        if token is not None:
+            raise InvalidRequestError(
+                f"the prompt holds the control token {token!r}; take it out, or write the whole "
+                "prompt yourself and set parameters.raw",
+                "prompt",
+            )
         messages = [{"role": "user", "content": prompt}]
         text = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
         # The template writes BOS itself; training encodes exactly so, and ids must not differ.
         return self._ids(text)
+
+    def refuse_control_tokens(self, text: str, *, by_model: bool) -> None:
+        """Raise InvalidRequestError for a chat message's text that would act as a command."""
+        token = self._control_tokens.first_in(text, by_model=by_model)
+        if token is not None:
+            raise InvalidRequestError(
+                f"a message holds the control token {token!r}: take it out, or write the whole "
+                "prompt yourself and send it to /v1/completions",
+                "messages",
+            )
+
+    def refuse_too_long(self, text: str, param: str = "prompt") -> None:
+        """Raise InvalidRequestError for a text that needs more tokens than the model can hold.
+
+        Decided by its characters, before it costs anything.
+        """
+        if self.max_tokens is None or len(text) <= self.max_tokens * self._most_characters:
+            return
+        raise InvalidRequestError(
+            f"{param} has {len(text)} characters; the model holds {self.max_tokens} tokens of at "
+            f"most {self._most_characters} characters each: shorten it",
+            param,
+        )
 
     def _ids(self, text: str) -> list[int]:
         """As the tokenizer's encode(text, add_special_tokens=False) gives them."""
@@ -84,8 +137,17 @@ class PromptEncoder:
         return rust
 
     @cached_property
-    def _special_tokens(self) -> list[str]:
-        return list(self.tokenizer.all_special_tokens)
+    def _control_tokens(self) -> ControlTokens:
+        """Those that users' text must not hold."""
+        return ControlTokens.of(self.tokenizer)
+
+    @cached_property
+    def _most_characters(self) -> int:
+        """Of the text of one token."""
+        longest = max(map(len, self.tokenizer.get_vocab()), default=1)
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        shrinks = backend is None or backend.normalizer is not None
+        return longest * (SHRINKS if shrinks else 1)
 
     @cached_property
     def _adds_bos(self) -> bool:

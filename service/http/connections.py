@@ -8,7 +8,7 @@ a head: the limit for bodies cannot see it.
 import asyncio
 from asyncio.events import TimerHandle
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -43,13 +43,14 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_timer: TimerHandle | None = None
         self._write_timer: TimerHandle | None = None
         self._bare_bytes = 0
-        self._idle_since = 0.0
+        self.idle_since = 0.0
+        """When its last answer was written, in the event loop's time."""
         self._probes_only = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, or close it at once."""
         super().connection_made(transport)
-        self._idle_since = self.loop.time()
+        self.idle_since = self.loop.time()
         beyond = len(self.connections) - self._limits.max_connections
         if beyond > 0 and self._close_oldest_idle():
             beyond -= 1
@@ -61,8 +62,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
-        self._head_timer = _cancelled(self._head_timer)
-        self._write_timer = _cancelled(self._write_timer)
+        self._cancel_head_timer()
+        self._cancel_write_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -81,9 +82,9 @@ class BoundedConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is there. Raises ValueError, which closes the connection, for one too many."""
         self._bare_bytes = 0
-        self._head_timer = _cancelled(self._head_timer)
+        self._cancel_head_timer()
         if self._probes_only:
-            self.scope[PROBES_ONLY] = True  # type: ignore[typeddict-unknown-key]
+            cast(dict[str, Any], self.scope)[PROBES_ONLY] = True
         super().on_headers_complete()
         if len(self.pipeline) > MOST_PIPELINED:
             raise ValueError(f"more than {MOST_PIPELINED} requests wait on one connection")
@@ -96,7 +97,7 @@ class BoundedConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The answer is written, though perhaps not read."""
         super().on_response_complete()
-        self._idle_since = self.loop.time()
+        self.idle_since = self.loop.time()
         if self.transport.is_closing():
             self._abort_later()
 
@@ -111,19 +112,15 @@ class BoundedConnection(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         """It has read on."""
-        self._write_timer = _cancelled(self._write_timer)
+        self._cancel_write_timer()
         super().resume_writing()
 
-    @property
-    def _is_idle(self) -> bool:
-        return self.cycle is None or (self.cycle.response_complete and not self.pipeline)
-
     def _close_oldest_idle(self) -> bool:
-        others = (one for one in self.connections if one is not self)
-        idle = [one for one in others if isinstance(one, BoundedConnection) and one._is_idle]
-        if idle:
-            min(idle, key=lambda one: one._idle_since)._drop()
-        return bool(idle)
+        others = cast(set[BoundedConnection], self.connections - {self})
+        idle = min(filter(_is_idle, others), key=_idle_since, default=None)
+        if idle is not None:
+            idle._drop()
+        return idle is not None
 
     def _expect_head(self) -> None:
         self._head_timer = self.loop.call_later(self._limits.head_timeout_s, self._close)
@@ -134,8 +131,18 @@ class BoundedConnection(HttpToolsProtocol):
             timeout = self._limits.write_timeout_s
             self._write_timer = self.loop.call_later(timeout, self.transport.abort)
 
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
     def _close(self) -> None:
-        self._head_timer = _cancelled(self._head_timer)
+        self._cancel_head_timer()
         if not self.transport.is_closing():
             self.transport.close()
         self._abort_later()
@@ -146,6 +153,10 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.abort()
 
 
-def _cancelled(timer: TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
+def _is_idle(connection: BoundedConnection) -> bool:
+    cycle = connection.cycle
+    return cycle is None or (cycle.response_complete and not connection.pipeline)
+
+
+def _idle_since(connection: BoundedConnection) -> float:
+    return connection.idle_since

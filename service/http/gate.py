@@ -15,17 +15,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import (
-    BodyTooLargeError,
-    BodyTooSlowError,
-    InvalidRequestError,
     NotFoundError,
-    OverloadedError,
     ServiceError,
     UnauthorizedError,
     UnavailableError,
     answer,
 )
 from service.http.access_log import PROBES, log_request, request_fields
+from service.http.bodies import Bodies, brings_unread_body, takes_body
 from service.http.connections import PROBES_ONLY
 from service.http.streams import CLIENT_GONE
 from service.http.tracing import Tracing
@@ -37,11 +34,8 @@ from service.settings import Settings
 logger = logging.getLogger("mergeline")
 PUBLIC = PROBES | {"/"}  # the page at / sends the key with its own requests
 PAGE_FILES = "/page/"
-WITH_BODY = {"/generate", "/tokenize", "/detokenize", "/abort", "/admin/adapters"}
-V1 = "/v1/"
-BODIES_AT_ONCE = 4  # what all that are on their way may take, in largest bodies
-SMALL_BODY = 64 * 1024  # is always taken: a few large and slow ones must not keep it out
 LINGER_S = 1.0
+OWNER_DIGITS = 16  # of a key's digest
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 BROWSER_RULES = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
@@ -58,7 +52,7 @@ class Gate:
         self._metrics = metrics
         self._keys = Keys(settings.api_keys, settings.api_key_file)
         self._admin_keys = Keys(settings.admin_keys, settings.admin_key_file)
-        self._bytes_on_the_way = 0
+        self._bodies = Bodies(settings.max_body_bytes, settings.body_timeout_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""
@@ -70,32 +64,40 @@ class Gate:
         if record.method == "HEAD":
             scope = {**scope, "method": "GET"}  # the server leaves the body out
         exchange = _Exchange(scope, send, self._metrics, self._tracing)
+        lingering = _lingering(receive, exchange.send)
         try:
-            if scope.get(PROBES_ONLY) and scope["path"] not in PROBES:
-                raise UnavailableError("all connections are taken (max_connections)")
-            record.key = self._authorize(scope["path"], headers)
-            body = b""
-            if _takes_body(scope):
-                body = await self._read(headers, receive)
-            else:
-                exchange.close = _brings_body(headers)
+            self._admit(scope, headers)
+            exchange.close = brings_unread_body(scope)
+            body = await self._bodies.read(headers, receive) if takes_body(scope) else b""
         except ServiceError as error:
             self._metrics.rejections.labels(error.error_type).inc()
             exchange.close = True  # its body may still be on the way
-            refusal = answer(error, scope)
-            await refusal(scope, receive, _lingering(receive, exchange.send))
+            await answer(error, scope)(scope, receive, lingering)
         else:
-            sender = _lingering(receive, exchange.send) if exchange.close else exchange.send
-            try:
-                await self._app(scope, _replay(body, receive), sender)
-            except Exception:  # a bug: the log has the details, the client none
-                logger.exception("request %s failed", record_of(scope).request_id)
-                if exchange.started:
-                    raise
-                bug = answer(ServiceError("internal error; the log has details"), scope)
-                await bug(scope, receive, exchange.send)
+            sender = lingering if exchange.close else exchange.send
+            await self._serve(scope, _replay(body, receive), exchange, sender)
         finally:
             exchange.end()
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, exchange: "_Exchange", send: Send
+    ) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception:  # a bug: the log has the details, the client none
+            logger.exception("request %s failed", record_of(scope).request_id)
+            if exchange.started:
+                raise
+            bug = answer(ServiceError("internal error; the log has details"), scope)
+            await bug(scope, receive, exchange.send)
+
+    def _admit(self, scope: Scope, headers: Headers) -> None:
+        """Raise a ServiceError for a request that may not come in."""
+        if scope.get(PROBES_ONLY) and scope["path"] not in PROBES:
+            raise UnavailableError("all connections are taken (max_connections)")
+        key = self._authorize(scope["path"], headers)
+        if key and self._keys.several:
+            record_of(scope).owner = f"{key[:OWNER_DIGITS]}."
 
     def _authorize(self, path: str, headers: Headers) -> str | None:
         """The digest of the key, where one is needed. Raises UnauthorizedError, NotFoundError."""
@@ -121,39 +123,6 @@ class Gate:
         if path == "/metrics":
             return not (self._settings.metrics_need_key and self._keys.needed)
         return not self._keys.needed or path in PUBLIC or path.startswith(PAGE_FILES)
-
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        _refuse_other_types(headers)
-        limit = self._settings.max_body_bytes
-        refusal = BodyTooLargeError(f"the body is over {limit} bytes: send fewer prompts at once")
-        declared = headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > limit:
-            raise refusal
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._settings.body_timeout_s):
-                while True:
-                    message = await receive()
-                    piece = message.get("body", b"")
-                    body += piece
-                    self._bytes_on_the_way += len(piece)
-                    if len(body) > limit:
-                        raise refusal
-                    self._check_room(len(body))
-                    if not message.get("more_body", False):
-                        return bytes(body)
-        except TimeoutError:
-            raise BodyTooSlowError(
-                f"the body was not there within {self._settings.body_timeout_s:g} s"
-            ) from None
-        finally:
-            self._bytes_on_the_way -= len(body)
-            body.clear()  # a refusal's traceback holds it while the connection lingers
-
-    def _check_room(self, body_bytes: int) -> None:
-        most = BODIES_AT_ONCE * self._settings.max_body_bytes
-        if body_bytes > SMALL_BODY and self._bytes_on_the_way > most:
-            raise OverloadedError("too many large bodies at once: try again in 1 s", 1)
 
 
 class _Exchange:
@@ -182,9 +151,8 @@ class _Exchange:
             if self.close:
                 headers["Connection"] = "close"
             if "location" in headers:  # the scheme and host that a proxy has are not known here
-                headers["Location"] = (
-                    urlsplit(headers["location"])._replace(scheme="", netloc="").geturl()
-                )
+                location = urlsplit(headers["location"])
+                headers["Location"] = location._replace(scheme="", netloc="").geturl()
             for name, value in BROWSER_RULES.items():
                 headers.setdefault(name, value)
         await self._send(message)
@@ -198,27 +166,6 @@ class _Exchange:
         fields = request_fields(self._scope, route, self._status, seconds)
         log_request(fields)
         self._tracing.end(self._span, fields)
-
-
-def _takes_body(scope: Scope) -> bool:
-    path = scope["path"]
-    return scope["method"] == "POST" and (path in WITH_BODY or path.startswith(V1))
-
-
-def _brings_body(headers: Headers) -> bool:
-    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
-
-
-def _refuse_other_types(headers: Headers) -> None:
-    """A form of a foreign web page can send text, but no JSON without asking first."""
-    sent = headers.get("content-type", "")
-    kind = sent.partition(";")[0].strip().lower()
-    if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
-        return
-    found = f"is {sent[:100]!r}" if sent else "is missing"
-    raise InvalidRequestError(
-        f"the header Content-Type {found}: send Content-Type: application/json", "content-type"
-    )
 
 
 def _request_id(headers: Headers) -> str:

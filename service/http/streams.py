@@ -10,6 +10,9 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
 T = TypeVar("T")
+EVENT_STREAM = "text/event-stream"
+LINE_SEPARATORS = {"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"}
+"""Characters that many clients take for the end of a line, as Python's str.splitlines does."""
 CLIENT_GONE = 499  # nginx's number for a client that closed its connection
 
 
@@ -60,7 +63,7 @@ class EventStream(StreamingResponse):
 
     def __init__(self, first: bytes, rest: AsyncGenerator[bytes]) -> None:
         self._source = rest
-        super().__init__(_chain(first, rest), media_type="text/event-stream")
+        super().__init__(_chain(first, rest), media_type=EVENT_STREAM)
 
     async def stream_response(self, send: Send) -> None:
         """Send everything, or stop with the client."""

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from service.parameters import MOST_BIASED_TOKENS, MOST_MIN_TOKENS_ENDS
+
 SERVICE = Path("service")
 # of service/engine, and its models/: what the upgrade guide names
 FILES = {
     "vllm_engine.py", "engine_args.py", "conversion.py", "async_llm.py", "openai_app.py",
-    "ahead.py", "forked.py",
+    "ahead.py", "forked.py", "outputs.py", "refusals.py", "bounded.py", "trial.py",
 }  # fmt: skip
 # used through objects, so that no import shows them: class, and its attribute
 MEMBERS = [
@@ -20,7 +22,15 @@ MEMBERS = [
         "get_tokenizer", "shutdown",
     )
 ] + [
-    ("vllm.v1.engine.output_processor.OutputProcessor", "propagate_error"),
+    ("vllm.v1.engine.output_processor.OutputProcessor", name)
+    for name in ("propagate_error", "add_request", "process_outputs", "update_scheduler_stats")
+] + [
+    ("vllm.v1.metrics.stats.SchedulerStats", "kv_cache_usage"),
+    ("vllm.v1.structured_output", "GuidanceBackend"),
+    ("vllm.v1.structured_output.backend_guidance.GuidanceGrammar", "fill_bitmask"),
+    ("vllm.v1.structured_output.backend_guidance.GuidanceGrammar", "accept_tokens"),
+    ("vllm.v1.engine.async_llm", "OutputProcessor"),
+    ("vllm.v1.engine.detokenizer", "FastIncrementalDetokenizer"),
     ("vllm.v1.engine.utils", "get_mp_context"),
     ("vllm.engine.arg_utils.AsyncEngineArgs", "numa_bind"),
     ("vllm.config.ModelConfig", "get_vocab_size"),
@@ -83,6 +93,15 @@ def test_every_name_that_we_take_from_vllm_exists() -> None:
     gone = vanished({name for _, name in taken}) + vanished_members()
     where = [f"  {path}" for path, (m, n) in sorted(taken) if any(g.startswith(m) for g in gone)]
     assert not gone, "vLLM no longer has:\n" + "\n".join([*gone, "which concerns:", *where])
+
+
+def test_our_limits_are_within_those_of_the_sampler_on_a_gpu() -> None:
+    """Beyond them its worker raises, and the engine dies with all requests."""
+    sampler = importlib.import_module("vllm.v1.worker.gpu.sample.logit_bias")
+    assert MOST_BIASED_TOKENS <= sampler.MAX_NUM_ALLOWED_TOKEN_IDS
+    assert MOST_BIASED_TOKENS <= sampler.MAX_NUM_LOGIT_BIAS_TOKENS
+    ends_of_models = 16
+    assert MOST_MIN_TOKENS_ENDS + ends_of_models <= sampler.MAX_NUM_STOP_TOKEN_IDS
 
 
 def test_a_vanished_name_is_told() -> None:

@@ -51,7 +51,7 @@ class Reference:
 
     def text(self, prompt: str, ids: list[int]) -> str:
         prompt_ids = encode_prompt(self._tokenizer, prompt)
-        return continuation(self._tokenizer, prompt_ids, ids, skip_special_tokens=True)
+        return "".join(continuation(self._tokenizer, prompt_ids, ids, skip_special_tokens=True))
 
 
 @pytest.fixture(scope="module")

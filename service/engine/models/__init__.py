@@ -2,7 +2,7 @@
 
 
 def register() -> None:
-    """Make vLLM load ChatGLM-6B and tuned prefixes, and its norm and LoRA fast on a CPU.
+    """Make vLLM load ChatGLM-6B and tuned prefixes, bound grammars, and be fast on a CPU.
 
     pyproject.toml names this as a plugin.
     """
@@ -11,8 +11,10 @@ def register() -> None:
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
     from vllm.platforms import current_platform
 
+    from service.engine.grammars import bounded
     from service.engine.models.chatglm_6b_config import ARCHITECTURE, ChatGLM6BConfig, EngineRules
 
+    bounded.register()
     if ChatGLM6BConfig.model_type not in CONFIG_MAPPING:  # training's own, where both are imported
         AutoConfig.register(ChatGLM6BConfig.model_type, ChatGLM6BConfig)
     MODELS_CONFIG_MAP[ARCHITECTURE] = EngineRules

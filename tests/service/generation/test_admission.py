@@ -6,6 +6,6 @@ def test_an_item_that_ends_after_its_request_is_not_counted_twice() -> None:
     admission = Admission(lambda: 10, Metrics())
     with admission.enter(4) as ticket:
         ticket.leave_one()
-        assert admission.prompts == 3
+        assert admission.sequences == 3
     ticket.leave_one()
-    assert admission.prompts == 0
+    assert admission.sequences == 0

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from service.api.requests import GenerateRequest
-from service.http.gate import WITH_BODY
+from service.http.bodies import WITH_BODY
 from service.keys import Keys
 from service.parameters import Parameters
 from service.settings import Settings

@@ -7,6 +7,8 @@ all of a machine's memory, and the server with it.
 import json
 from typing import Any
 
+from service.engine.grammars.bad_words import MARK
+
 MOST_ITEMS = 10_000
 MOST_BYTES = 2**16
 DEEPEST = 100
@@ -16,6 +18,8 @@ def refuse_costly(constraint: Any) -> None:
     """Raise ValueError when vLLM's StructuredOutputsParams are too large to be compiled."""
     if constraint is None:
         return
+    if MARK in (constraint.grammar or ""):
+        raise ValueError(f"a grammar may not hold the line {MARK.strip()!r}")
     if "%json" in (constraint.grammar or ""):
         raise ValueError("a grammar may hold no %json: give the JSON schema under json")
     for schema in (constraint.json, constraint.structural_tag):

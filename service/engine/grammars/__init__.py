@@ -1,0 +1,1 @@
+"""Structured outputs and words to leave out: what is refused, what is measured, what bounds it."""

@@ -1,0 +1,99 @@
+"""Structured outputs tried before the engine gets them: what is built and what a token costs."""
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from concurrent.futures import ThreadPoolExecutor
+from statistics import fmean
+from typing import Any
+
+import llguidance.hf
+import llguidance.numpy
+import numpy as np
+from transformers import TokenizersBackend
+from vllm.v1.structured_output.backend_guidance import serialize_guidance_grammar
+from vllm.v1.structured_output.request import get_structured_output_key
+
+from service.engine.grammars.bounded import limits_of
+from service.engine.refusals import RefusedError
+
+REMEMBERED = 256
+TOKENS, ENOUGH_MS = 256, 100.0
+LAST = 16  # tokens whose cost counts
+SEED = 0
+FIELD = "structured_outputs"
+
+
+class GrammarTrial:
+    """Writes some random tokens by each new grammar, in a thread, and measures the time."""
+
+    def __init__(self, tokenizer: Any, vocab_size: int, most_ms: float) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = max(vocab_size, len(tokenizer))
+        self._most_ms = most_ms
+        self._ll_tokenizer: Any = None
+        self._thread = ThreadPoolExecutor(1, "try-grammar")
+        self._known: OrderedDict[Any, asyncio.Future[str | None]] = OrderedDict()
+
+    async def check(self, constraint: Any, field: str = FIELD) -> None:
+        """Raise RefusedError for vLLM's StructuredOutputsParams that cost too much."""
+        if not isinstance(self._tokenizer, TokenizersBackend):
+            return  # vLLM refuses these itself
+        key = get_structured_output_key(constraint)
+        found = self._known.get(key)
+        if found is None:
+            loop = asyncio.get_running_loop()
+            found = loop.run_in_executor(self._thread, self._problem, *key)
+            self._known[key] = found
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        problem = await asyncio.shield(found)
+        if problem is not None:
+            raise RefusedError(f"{field}: {problem}", field)
+
+    def _problem(self, kind: Any, spec: str) -> str | None:
+        try:
+            grammar = serialize_guidance_grammar(kind, spec, disable_any_whitespace=True)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            return f"it cannot be followed: {_short(error)}"
+        if self._ll_tokenizer is None:
+            self._ll_tokenizer = llguidance.hf.from_tokenizer(self._tokenizer, self._vocab_size)
+        matcher = llguidance.LLMatcher(
+            self._ll_tokenizer, grammar, log_level=0, limits=limits_of(spec)
+        )
+        milliseconds = self._milliseconds_a_token(matcher)
+        if matcher.is_error():
+            return f"it is too complex, or wrong: {_short(matcher.get_error())}"
+        if milliseconds > self._most_ms:
+            return (
+                f"following it takes {milliseconds:.1f} ms a token, at most {self._most_ms:g} "
+                "(max_grammar_ms): use fewer and smaller repetitions"
+            )
+        return None
+
+    def _milliseconds_a_token(self, matcher: Any) -> float:
+        """On the processor, at the end of a random text of the grammar: some grow with it."""
+        mask = llguidance.numpy.allocate_token_bitmask(1, self._vocab_size)
+        random = np.random.default_rng(SEED)
+        last: deque[float] = deque(maxlen=LAST)
+        spent, tokens = 0.0, 0
+        while tokens < TOKENS and spent < ENOUGH_MS and not matcher.is_error():
+            begin = time.thread_time()
+            llguidance.numpy.fill_next_token_bitmask(matcher, mask, 0)
+            last.append((time.thread_time() - begin) * 1000)
+            allowed = self._allowed(mask)
+            if matcher.is_stopped() or not len(allowed):
+                break
+            matcher.consume_tokens([int(random.choice(allowed))])
+            spent, tokens = spent + last[-1], tokens + 1
+        return fmean(last or [0.0])
+
+    def _allowed(self, mask: Any) -> Any:
+        """The token ids that a mask allows, but for the end."""
+        bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[: self._vocab_size]
+        ids = np.flatnonzero(bits)
+        return ids[ids != self._ll_tokenizer.eos_token]
+
+
+def _short(error: Any) -> str:
+    return str(error).partition("\n")[0][:200]

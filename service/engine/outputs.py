@@ -1,0 +1,63 @@
+"""What comes out of vLLM's engine, where it arrives: before any client has read it."""
+
+import time
+from typing import Any
+
+from tokenizers.decoders import DecodeStream
+from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer
+from vllm.v1.engine.output_processor import OutputProcessor, OutputProcessorOutput
+
+from service.engine.tokenizers import stream_after
+
+
+class WatchedOutputs(OutputProcessor):
+    """Knows when the engine last computed something, and which adapters its requests use."""
+
+    _progressed_at = 0.0  # time.monotonic()
+    _cache_usage = 0.0
+
+    def add_request(self, *args: Any, **more: Any) -> None:
+        """As OutputProcessor's."""
+        if not self.request_states:  # until now nothing waited
+            self._progressed_at = time.monotonic()
+        super().add_request(*args, **more)
+
+    def process_outputs(
+        self, engine_core_outputs: list[Any], *args: Any, **more: Any
+    ) -> OutputProcessorOutput:
+        """As OutputProcessor's."""
+        if engine_core_outputs:
+            self._progressed_at = time.monotonic()
+        return super().process_outputs(engine_core_outputs, *args, **more)
+
+    def update_scheduler_stats(self, scheduler_stats: Any) -> None:
+        """As OutputProcessor's.
+
+        A long prompt takes several steps that bring no token; each needs more of the cache.
+        """
+        usage = self._cache_usage if scheduler_stats is None else scheduler_stats.kv_cache_usage
+        if usage != self._cache_usage:
+            self._cache_usage = usage
+            self._progressed_at = time.monotonic()
+        super().update_scheduler_stats(scheduler_stats)
+
+    def stalled_for(self) -> float:
+        """Seconds since the last progress; 0 when no request runs."""
+        return time.monotonic() - self._progressed_at if self.request_states else 0.0
+
+    def uses(self, adapter: int) -> bool:
+        """Whether a request that has not ended uses the adapter of that lora_int_id."""
+        requests = (state.lora_request for state in self.request_states.values())
+        return any(lora is not None and lora.lora_int_id == adapter for lora in requests)
+
+
+class WholeCharacters(FastIncrementalDetokenizer):
+    """As vLLM's, also for a prompt that ends inside a character: vLLM's repeats such a prompt."""
+
+    def __init__(self, tokenizer: Any, request: Any) -> None:
+        super().__init__(tokenizer, request)
+        self.stream: DecodeStream = stream_after(
+            self.tokenizer,
+            request.prompt_token_ids or [],
+            skip_special_tokens=self.skip_special_tokens,
+        )

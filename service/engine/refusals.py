@@ -1,0 +1,73 @@
+"""Parameters that the engine would take, and then answer wrongly or die of: refused on each route.
+
+The limits are those of vLLM's model runner on a GPU, whose worker raises beyond them, which ends
+the engine; they hold everywhere, so that a request means the same on every machine.
+"""
+
+from typing import Any
+
+from vllm.exceptions import VLLMValidationError
+
+from service.machine.placement import Placement
+from service.parameters import MOST_BIASED_TOKENS, MOST_MIN_TOKENS_ENDS
+
+CONTRADICTIONS = [
+    ("allowed_token_ids", "structured_outputs"),
+    ("allowed_token_ids", "bad_words"),
+    ("bad_words", "structured_outputs"),
+]
+
+
+class RefusedError(VLLMValidationError):
+    """A request that is refused; `parameter` names the field. /v1 answers it with 400."""
+
+    def __init__(self, message: str, parameter: str | None = None) -> None:
+        super().__init__(message, parameter=parameter)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def refuse_unservable(params: Any, placement: Placement) -> None:
+    """Raise RefusedError for vLLM's SamplingParams that no engine of ours can follow."""
+    _refuse_too_many(params)
+    _refuse_contradictions(params)
+    if params.prompt_logprobs is not None and placement != Placement():
+        raise RefusedError(
+            "this model computes a prompt together with a trained prefix, or in both directions: "
+            "its tokens have no log-probabilities",
+            "prompt_logprobs",
+        )
+
+
+def _refuse_too_many(params: Any) -> None:
+    for name in ("logit_bias", "allowed_token_ids"):
+        count = len(getattr(params, name) or ())
+        if count > MOST_BIASED_TOKENS:
+            raise RefusedError(
+                f"{name} has {count} entries, at most {MOST_BIASED_TOKENS}: "
+                "leave out those that matter least",
+                name,
+            )
+    ends = len(params.stop_token_ids or ())
+    if params.min_tokens and ends > MOST_MIN_TOKENS_ENDS:
+        raise RefusedError(
+            f"stop_token_ids has {ends} entries beside min_tokens, at most {MOST_MIN_TOKENS_ENDS}",
+            "stop_token_ids",
+        )
+
+
+def _refuse_contradictions(params: Any) -> None:
+    """What may leave no token to choose: the engine would take any then."""
+    for name, other in CONTRADICTIONS:
+        if getattr(params, name) and getattr(params, other):
+            raise RefusedError(
+                f"{name} does not go with {other}: together they may allow no text at all; say it "
+                "all in one of them",
+                name,
+            )
+    allowed = params.allowed_token_ids
+    if allowed and params.min_tokens and set(allowed) <= set(params.stop_token_ids or ()):
+        raise RefusedError(
+            "allowed_token_ids holds ends alone, which min_tokens forbids", "allowed_token_ids"
+        )
