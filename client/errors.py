@@ -36,12 +36,16 @@ class TransientError(ClientError):
     `retry_after` is the server's own wish in seconds. `counts` says whether the try is held
     against the rows it carried; a server that is busy or still loading is not their fault.
     `overloaded` says that the server had too much to do: it should be asked less at a time.
+    `died` says that the server's engine died meanwhile, perhaps of one of the rows; `lost` that
+    the connection was cut, which may mean the same.
     """
 
     message: str
     retry_after: float | None = None
     counts: bool = True
     overloaded: bool = False
+    died: bool = False
+    lost: bool = False
 
     def __str__(self) -> str:
         return self.message

@@ -15,6 +15,7 @@ from client.errors import InputError
 from client.post_generate_process import RowError
 
 Row = dict[str, Any]
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also in full width
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,22 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 def write_csv(path: Path, rows: list[Row]) -> None:
     """Write a table with a column for each field; what is no text stands there as JSON.
 
-    It begins with a BOM, without which Excel misreads Chinese.
+    It begins with a BOM, without which Excel misreads Chinese. A spreadsheet would run a cell that
+    begins like a formula, and the text is a model's: an apostrophe in front makes it text.
     """
     fields = list(dict.fromkeys(name for row in rows for name in row))
     with written_aside(path) as aside, aside.open("w", encoding="utf-8-sig", newline="") as file:
         table = csv.DictWriter(file, fields, restval="")
-        table.writeheader()
-        for row in rows:
+        for row in ({name: name for name in fields}, *rows):
             table.writerow({name: _cell(value) for name, value in row.items()})
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return f"'{value}" if value.lstrip().startswith(FORMULA) or value[:1] in "\t\r" else value
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from service.request_record import record_of
 
 ENGINE_GONE = "the engine has died or was given up; the service is stopping"
+NO_TIME = "the service is stopping, and the time for running requests is over"
 
 
 closed = with_config(ConfigDict(extra="forbid"))
@@ -136,6 +137,16 @@ class UnavailableError(ServiceError):
     status = 503
     error_type = "unavailable"
     retry_after_s = 5
+
+
+class EngineDiedError(ServiceError):
+    """The engine died or hung while it worked on this request, perhaps because of it.
+
+    Not 503, which balancers and clients repeat elsewhere: the next engine might die, too.
+    """
+
+    status = 500
+    error_type = "engine_died"
 
 
 class OverloadedError(ServiceError):

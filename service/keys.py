@@ -70,10 +70,10 @@ def read_keys(file: Path) -> list[Digest]:
     Raises OSError, and ValueError for what is no text.
     """
     content = file.read_bytes()
-    try:
-        text = content.decode("utf-16" if content.startswith(UTF_16) else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text in UTF-8, with a key a line: {error}") from error
+    encoding = "utf-16" if content.startswith(UTF_16) else "utf-8-sig"
+    text = content.decode(encoding, "replace")
+    if "\ufffd" in text or "\0" in text:
+        raise ValueError(f"{file} is no text in UTF-8, with a key a line")
     return [_digest(line.encode()) for line in map(str.strip, text.split("\n")) if _is_key(line)]
 
 

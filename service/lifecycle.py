@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from service.engine.fingerprint import fingerprint
 from service.engine.protocol import Engine, GenerationRequest
-from service.errors import UnavailableError
+from service.errors import ENGINE_GONE, NO_TIME, EngineDiedError, UnavailableError
 from service.generation.adapter_registry import Adapters
 from service.generation.prompt import PromptEncoder
 from service.metrics import Metrics
@@ -76,7 +76,7 @@ class Lifecycle:
             stalled = self._engine.seconds_without_progress()
             if stalled > self._stall_timeout_s:
                 self._die(f"the engine gave no token for {stalled:.0f} s: it is given up")
-                self._engine.fail()
+                self._engine.fail(EngineDiedError(ENGINE_GONE))
                 return
             await asyncio.sleep(WATCH_EVERY_S)
         self._die("the engine has died")
@@ -87,9 +87,9 @@ class Lifecycle:
             self._enter(State.DRAINING)
 
     def give_up(self) -> None:
-        """Answer the requests in flight with UnavailableError: there is no time left for them."""
+        """Answer the requests in flight with UnavailableError: another replica may take them."""
         if self.in_flight:
-            self._engine.fail()
+            self._engine.fail(UnavailableError(NO_TIME))
 
     def require_ready(self) -> Ready:
         """What requests are served with. Raises UnavailableError while loading, draining, dead."""

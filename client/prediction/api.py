@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 import httpx
 
 from client.errors import InputError, RefusedError, ServerGoneError, TransientError
-from client.prediction.events import EventReader, Item, describe
+from client.prediction.events import ENGINE_DIED, EventReader, Item, describe
 
 Transport = httpx.AsyncBaseTransport | None
 _POLL_S = 1.0
@@ -83,6 +83,14 @@ class Api:
                 f"{response.url} names no model: is this the URL of a mergeline service?"
             ) from None
 
+    async def is_away(self) -> bool:
+        """Whether the server is gone, or has no engine."""
+        try:
+            await self._get("/readyz")
+        except TransientError:
+            return True
+        return False
+
     async def generate_stream(
         self, prompts: Sequence[str], parameters: dict[str, Any]
     ) -> AsyncGenerator[Item, None]:
@@ -101,7 +109,7 @@ class Api:
         except httpx.RequestError as problem:
             raise _transient(problem) from problem
         if not reader.done:
-            raise TransientError("the stream ended before [DONE]")
+            raise TransientError("the stream ended before [DONE]", lost=True)
 
     async def _get(self, path: str) -> httpx.Response:
         try:
@@ -153,7 +161,8 @@ def _transient(problem: httpx.RequestError) -> TransientError:
     never_sent = isinstance(problem, httpx.ConnectError | httpx.ConnectTimeout)
     silent = isinstance(problem, httpx.ReadTimeout)
     message = str(problem) or type(problem).__name__
-    return TransientError(message, counts=not never_sent, overloaded=silent)
+    lost = isinstance(problem, httpx.NetworkError | httpx.RemoteProtocolError) and not never_sent
+    return TransientError(message, counts=not never_sent, overloaded=silent, lost=lost)
 
 
 async def _raise_unless_ok(response: httpx.Response) -> None:
@@ -166,7 +175,8 @@ async def _raise_unless_ok(response: httpx.Response) -> None:
         wait = _retry_after(response)
         raise TransientError(message, retry_after=wait, counts=False, overloaded=status == 429)
     if status >= 500:
-        raise TransientError(message, overloaded=status == 504)
+        died = ENGINE_DIED in response.text
+        raise TransientError(message, overloaded=status == 504, died=died)
     raise RefusedError(message)
 
 

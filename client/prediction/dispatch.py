@@ -17,6 +17,8 @@ from client.prediction.window import Pace, Ticket, Window
 
 # How often one row may be part of a failed try before it is given up.
 _TRIES = 8
+# How many engines may die while they work on a row.
+_DEATHS = 2
 _LONGEST_BACK_OFF_S = 30.0
 
 
@@ -52,7 +54,10 @@ class Dispatch:
         self._apis, self._questions = apis, questions
         self._pace, self._record, self._progress = pace, record, progress
         self._waiting = deque(sorted(questions.prompts, key=questions.adapter))
+        self._suspects: deque[int] = deque()  # asked one at a time: an engine died of one of them
         self._tries: Counter[int] = Counter()
+        self._deaths: Counter[int] = Counter()
+        self._lists = 0  # under way
         self.given_up: dict[int, str] = {}
         self._unsettled = len(self._waiting)
         self._news = asyncio.Event()  # rows wait again, a list has ended, or all are settled
@@ -122,20 +127,29 @@ class Dispatch:
     def _within(self, window: Window, rows: int) -> Iterator[Ticket]:
         """A list of so many rows is under way; at its end others may have its room."""
         ticket = window.enter(rows)
+        self._lists += 1
         try:
             yield ticket
         finally:
+            self._lists -= 1
             window.leave(ticket)
             self._news.set()
 
     async def _take(self, window: Window) -> list[int]:
         """The next list, of rows of one adapter; it waits for one. Empty when all are settled."""
-        while self._unsettled and not (self._waiting and window.room):
+        while self._unsettled and not self._may_send(window):
             self._news.clear()
             await self._news.wait()
         return self._next_list(window.room)
 
+    def _may_send(self, window: Window) -> bool:
+        if self._suspects:  # alone, so that it is known of what an engine dies
+            return not self._lists
+        return bool(self._waiting and window.room)
+
     def _next_list(self, most: int) -> list[int]:
+        if self._suspects:
+            return [self._suspects.popleft()]
         adapter, rows = self._questions.adapter, [*islice(self._waiting, most)]
         batch = [*takewhile(lambda row: adapter(row) == adapter(rows[0]), rows)]
         for _ in batch:
@@ -161,6 +175,7 @@ class Dispatch:
                         self._settle(api, row, item, seconds=_now() - began)
         except TransientError as problem:
             last = problem
+            last.died |= problem.lost and await api.is_away()
         for row in reversed(unsettled.values()):
             self._put_back(row, problems.get(row, last))
         if unsettled:
@@ -195,10 +210,13 @@ class Dispatch:
 
     def _put_back(self, row: int, problem: TransientError) -> None:
         self._tries[row] += problem.counts
-        if self._tries[row] >= _TRIES:
+        self._deaths[row] += problem.died
+        if self._deaths[row] >= _DEATHS:
+            self._give_up(row, f"given up: {_DEATHS} engines died at work on it: {problem}")
+        elif self._tries[row] >= _TRIES:
             self._give_up(row, f"given up after {_TRIES} tries: {problem}")
         else:
-            self._waiting.appendleft(row)
+            (self._suspects if problem.died else self._waiting).appendleft(row)
             self._news.set()
 
     async def _back_off(self, problem: TransientError, failures: int) -> None:

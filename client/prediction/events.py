@@ -9,7 +9,8 @@ from client.errors import TransientError
 
 # The error types of an item that may succeed when asked again, and those that only say "busy".
 _BUSY = frozenset({"unavailable", "overloaded", "rate_limited"})
-_RETRYABLE = _BUSY | {"internal_error", "timeout"}
+ENGINE_DIED = "engine_died"
+_RETRYABLE = _BUSY | {"internal_error", "timeout", ENGINE_DIED}
 # Those that say "less at a time".
 _OVERLOADED = frozenset({"overloaded", "rate_limited", "timeout"})
 # vLLM ends a request so when the engine drains or fails: the text is not the whole answer.
@@ -74,7 +75,10 @@ def _failed_item(index: int, error: dict[str, Any]) -> Item:
     error_type = error.get("error_type")
     if error_type in _RETRYABLE:
         problem = TransientError(
-            message, counts=error_type not in _BUSY, overloaded=error_type in _OVERLOADED
+            message,
+            counts=error_type not in _BUSY,
+            overloaded=error_type in _OVERLOADED,
+            died=error_type == ENGINE_DIED,
         )
         return Item(index, problem=problem)
     return Item(index, refusal=message)

@@ -14,7 +14,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from service.engine.protocol import OPENAI_ROUTES
 from service.engine.tokenizers import limit_pooled_caches
-from service.errors import ENGINE_GONE, UnavailableError, answer
+from service.errors import ENGINE_GONE, EngineDiedError, answer
 
 TASKS = ("generate",)
 
@@ -71,4 +71,4 @@ def _document(app: FastAPI) -> Callable[[], Awaitable[JSONResponse]]:
 
 
 async def _on_dead_engine(request: Request, error: Exception) -> JSONResponse:
-    return answer(UnavailableError(ENGINE_GONE), request.scope)
+    return answer(EngineDiedError(ENGINE_GONE), request.scope)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from starlette.types import ASGIApp
 
 from service.adapter import Adapter
+from service.errors import ServiceError
 
 OPENAI_ROUTES = {
     "GET": {"/v1/models", "/v1/openapi.json"},
@@ -124,7 +125,8 @@ class Engine(Protocol):
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Step]:
         """Steps of `request`; closing the iterator aborts it in the engine.
 
-        Raises InvalidRequestError for what the engine refuses, UnavailableError when it is dead.
+        Raises InvalidRequestError for what the engine refuses, UnavailableError when it is dead,
+        EngineDiedError when it dies meanwhile.
         """
 
     async def abort(self, request_ids: list[str]) -> None:
@@ -145,8 +147,8 @@ class Engine(Protocol):
     def seconds_without_progress(self) -> float:
         """How long requests have been waiting since the last token; 0 when there are none."""
 
-    def fail(self) -> None:
-        """Answer every running request with UnavailableError; `shutdown` will be rough then."""
+    def fail(self, error: ServiceError) -> None:
+        """Answer every running request with that error; `shutdown` will be rough then."""
 
     def shutdown(self) -> None:
         """Free the model; a running request fails."""

@@ -27,7 +27,13 @@ from service.engine.engine_args import built_for_cpu, engine_args, number_format
 from service.engine.garbage_collection import restore_gc_threshold
 from service.engine.node import Follower
 from service.engine.protocol import GenerationRequest, Step
-from service.errors import ENGINE_GONE, InvalidRequestError, UnavailableError
+from service.errors import (
+    ENGINE_GONE,
+    EngineDiedError,
+    InvalidRequestError,
+    ServiceError,
+    UnavailableError,
+)
 from service.machine.cores import bind
 from service.machine.number_format import NumberFormat
 from service.machine.placement import Placement
@@ -45,6 +51,7 @@ class VLLMEngine:
         self._llm: Any = None
         self._loader: threading.Thread | None = None
         self._given_up = False
+        self._failure: ServiceError = EngineDiedError(ENGINE_GONE)
         self._ahead: ImportsAhead | None = None
         self._format = NumberFormat(settings.dtype, "set by --dtype")
         self._placement = Placement.read(settings.model)
@@ -115,6 +122,8 @@ class VLLMEngine:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        if self._llm.errored:
+            raise UnavailableError(ENGINE_GONE)
         try:
             stream = self._llm.generate(
                 prompt(request),
@@ -127,7 +136,7 @@ class VLLMEngine:
             async for output in stream:
                 yield Step([completion(item) for item in output.outputs], timing(output))
         except EngineDeadError as error:
-            raise UnavailableError(ENGINE_GONE) from error
+            raise self._failure from error
         except (ValueError, VLLMClientError) as error:
             message = first_line(str(error))
             raise InvalidRequestError(message, parameter(request, error)) from error
@@ -174,9 +183,10 @@ class VLLMEngine:
         """Seconds that requests have waited since the engine last computed something."""
         return 0.0 if self._llm is None else float(self._llm.output_processor.stalled_for())
 
-    def fail(self) -> None:
-        """End every running request with UnavailableError."""
+    def fail(self, error: ServiceError) -> None:
+        """End every running request with that error."""
         self._given_up = True
+        self._failure = error
         if self._llm is not None:
             self._llm.fail_all()
 

@@ -18,7 +18,7 @@ from service.engine.protocol import (
     Timing,
     TokenLogprob,
 )
-from service.errors import InvalidRequestError, UnavailableError
+from service.errors import EngineDiedError, InvalidRequestError, ServiceError
 
 
 class FakeEngine:
@@ -39,6 +39,7 @@ class FakeEngine:
         self.alive = True
         self.stalled_s = 0.0
         self._failed = asyncio.Event()
+        self._failure: ServiceError = EngineDiedError("the engine has died")
         self.abort_asked: set[str] = set()
         self.eos_token_ids = frozenset({2})
         self.seconds_a_token = 0.0
@@ -65,7 +66,7 @@ class FakeEngine:
             for position in range(count if request.stream else 1):
                 await self._compute(self.seconds_a_token * (1 if request.stream else count))
                 if not self.alive or self._failed.is_set():
-                    raise UnavailableError("the engine has died")
+                    raise self._failure
                 last = not request.stream or position == count - 1
                 size = 1 if request.stream else count
                 aborted = request.request_id in self.abort_asked
@@ -96,7 +97,8 @@ class FakeEngine:
     def seconds_without_progress(self) -> float:
         return self.stalled_s
 
-    def fail(self) -> None:
+    def fail(self, error: ServiceError) -> None:
+        self._failure = error
         self._failed.set()
 
     def is_alive(self) -> bool:

@@ -111,7 +111,8 @@ async def test_a_client_that_still_sends_when_it_is_refused_gets_the_answer(
 ) -> None:
     async with httpx.AsyncClient(base_url=bounded.url, timeout=60) as http:
         for _ in range(20):
-            answer = await http.post("/generate", content=b"a" * (8 * 2**20))
+            headers = {"content-type": "application/json"}
+            answer = await http.post("/generate", content=b"a" * (8 * 2**20), headers=headers)
             assert answer.status_code == 413
 
 

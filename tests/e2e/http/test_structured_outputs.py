@@ -173,6 +173,6 @@ def test_odd_ones_hold_nobody_up(client: httpx.Client) -> None:
     for constraint in ODD:
         began = time.monotonic()
         answer = ask(client, constraint, max_tokens=8)
-        assert answer.status_code == 200, (str(constraint)[:60], answer.text)
+        assert answer.status_code in (200, 400), (str(constraint)[:60], answer.text)
         assert time.monotonic() - began < HELD_UP_S, str(constraint)[:60]
     assert client.post("/generate", json={"prompt": PROMPT}).json()["finish_reason"]

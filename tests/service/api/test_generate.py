@@ -97,16 +97,17 @@ async def test_what_the_engine_refuses_is_a_400_also_for_a_stream(ask: Ask) -> N
         assert answer.json()["param"] == "parameters.bad_words"
 
 
-async def test_a_dead_engine_is_a_503_or_an_error_event(
+async def test_an_engine_that_dies_is_a_500_which_nobody_repeats_or_an_error_event(
     client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
     engine.alive = False
     one = await client.post("/generate", json={"prompt": "一"})
     many = await client.post("/generate", json={"prompt": ["一", "二"]})
     stream = await client.post("/generate", json={"prompt": ["一"], "stream": True})
-    assert (one.status_code, many.status_code) == (503, 503)
-    assert one.headers["retry-after"]
-    assert events(stream)[0]["error"]["error_type"] == "unavailable"
+    assert (one.status_code, many.status_code) == (500, 500)
+    assert one.json()["error_type"] == "engine_died"
+    assert "retry-after" not in one.headers
+    assert events(stream)[0]["error"]["error_type"] == "engine_died"
 
 
 async def test_requests_prompts_and_tokens_are_counted(client: httpx.AsyncClient) -> None:
