@@ -1,9 +1,17 @@
 """LoRA adapters served beside the model, each under a name."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import first_problem
+
+NAME = re.compile("[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+"""Of adapters: a dot at the beginning would be read as part of a path by many clients."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's LoRA layers can be built for
 
 
@@ -14,6 +22,8 @@ class Adapter:
     name: str
     path: Path
     number: int
+    fingerprint: str = ""
+    """Of its files when they were loaded."""
 
 
 def parse_adapters(text: str) -> list[Adapter]:
@@ -24,8 +34,8 @@ def parse_adapters(text: str) -> list[Adapter]:
     adapters: list[Adapter] = []
     for number, item in enumerate(text.split(), start=1):
         name, equals, directory = item.partition("=")
-        if not (name and equals and directory):
-            raise ValueError(f"{item!r} is not name=directory")
+        if not (equals and directory and NAME.fullmatch(name)):
+            raise ValueError(f"{item!r} is not name=directory; a name is {NAME.pattern}")
         if any(name == other.name for other in adapters):
             raise ValueError(f"two adapters are called {name}")
         adapters.append(Adapter(name, Path(directory), number))
@@ -40,13 +50,28 @@ def rank_of(adapter: Adapter) -> int:
     path = adapter.path / "adapter_config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        if config["peft_type"] != "LORA":
-            raise ValueError(f"{path}: {config['peft_type']} cannot be served beside the model")
-        return max(map(int, (config["r"], *(config.get("rank_pattern") or {}).values())))
     except OSError as error:
         raise ValueError(f"{path}: cannot read it: {error.strerror}") from error
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a LoRA adapter's settings ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    try:
+        settings = _Settings.model_validate(config)
+    except ValidationError as error:
+        problem = first_problem(error.errors()).message
+        raise ValueError(f"{path}: not a LoRA adapter's settings ({problem})") from error
+    if settings.peft_type != "LORA":
+        raise ValueError(f"{path}: {settings.peft_type} cannot be served beside the model")
+    return max(settings.r, *(settings.rank_pattern or {}).values(), 1)
+
+
+class _Settings(BaseModel):
+    """What is read of adapter_config.json."""
+
+    model_config = ConfigDict(strict=True)
+
+    peft_type: str
+    r: int = Field(1, ge=1, lt=2**31)
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, lt=2**31)]] | None = None
 
 
 def smallest_supported_rank(adapters: list[Adapter]) -> int:

@@ -16,10 +16,16 @@ _PROBE_TIMEOUT_S = 10.0
 
 
 class Served(NamedTuple):
-    """A model by its name; the fingerprint of its files tells it from another of that name."""
+    """A model by its name; the fingerprints tell it from another of that name.
+
+    They are of the model's files, of the parameters that hold where a request sets none, and of
+    the adapters that this run asks for. None: an older service, which does not tell.
+    """
 
     model: str
     fingerprint: str | None = None
+    default_parameters: str | None = None
+    adapter_files: dict[str, str] | None = None
 
     def __str__(self) -> str:
         return f"{self.model} ({self.fingerprint})" if self.fingerprint else self.model
@@ -28,13 +34,21 @@ class Served(NamedTuple):
 class Api:
     """One server; `timeout` is the longest silence, in seconds, within an answer.
 
-    `transport` takes the place of the network, for an app in the same process.
+    `transport` takes the place of the network, for an app in the same process. `adapters` are
+    those that requests will name.
     """
 
     def __init__(
-        self, url: str, api_key: str | None, timeout: float, connections: int, transport: Transport
+        self,
+        url: str,
+        api_key: str | None,
+        timeout: float,
+        connections: int,
+        transport: Transport,
+        adapters: frozenset[str] = frozenset(),
     ) -> None:
         self.url = _check_url(url)
+        self._adapters = adapters
         self._http = httpx.AsyncClient(
             base_url=self.url,
             headers=_authorization(api_key),
@@ -76,12 +90,18 @@ class Api:
         await self._get("/readyz")
         response = await self._get("/info")
         try:
-            info = response.json()
-            return Served(str(info["model"]), info.get("fingerprint"))
+            return self._served(response.json())
         except (ValueError, LookupError, TypeError, AttributeError):
             raise RefusedError(
                 f"{response.url} names no model: is this the URL of a mergeline service?"
             ) from None
+
+    def _served(self, info: dict[str, Any]) -> Served:
+        parts = info.get("fingerprints")
+        if parts is None:
+            return Served(str(info["model"]), info.get("fingerprint"))
+        adapters = {name: parts["adapters"].get(name) for name in sorted(self._adapters)}
+        return Served(str(info["model"]), parts["model"], parts["parameters"], adapters)
 
     async def is_away(self) -> bool:
         """Whether the server is gone, or has no engine."""

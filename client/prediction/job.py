@@ -127,7 +127,9 @@ async def _ask(
         journal.record({**answer, "sample_id": row.get("sample_id")})
 
     async with AsyncExitStack() as stack:
-        settings = job.api_key, job.timeout, job.pace.connections, job.transport
+        named = *questions.adapters.values(), job.parameters.get("adapter")
+        adapters = frozenset(name for name in named if isinstance(name, str))
+        settings = job.api_key, job.timeout, job.pace.connections, job.transport, adapters
         apis = [await stack.enter_async_context(Api(url, *settings)) for url in job.urls]
         if not questions.prompts:
             for api in apis:
@@ -138,7 +140,10 @@ async def _ask(
             served = await first_ready(apis, job.pace.model_wait, progress.note)
             journal.begin({**_facts(job, source), **served._asdict()})
             progress.start()
-            return await dispatch.run(served)
+            missing = await dispatch.run(served)
+            for api in apis:  # an adapter may be another by now
+                await _notice_other_model(api, journal)
+            return missing
         except ServerGoneError as problem:
             unanswered = [row for row in questions.prompts if row not in journal.answers]
             return dict.fromkeys(unanswered, str(problem)) | dispatch.given_up

@@ -26,6 +26,7 @@ from client.errors import JournalError
 Entry = dict[str, Any]
 
 _FORMAT = 1
+_LATER = {"default_parameters", "adapter_files"}  # facts that older services do not tell
 _LEAD = len('{"crc32":"00000000","entry":')
 
 
@@ -49,7 +50,7 @@ class Journal:
         """Raise JournalError naming each of `facts` under which the journal was not begun."""
         if self.header is None:
             return
-        changed = [name for name in facts if self.header.get(name) != facts[name]]
+        changed = [name for name, value in facts.items() if not self._agrees(name, value)]
         if changed:
             details = "; ".join(
                 f"{name} was {json.dumps(self.header.get(name), ensure_ascii=False)}, "
@@ -61,6 +62,10 @@ class Journal:
                 "Give the same again to go on, another --output to keep both, "
                 "or --restart to drop these answers"
             )
+
+    def _agrees(self, name: str, value: Any) -> bool:
+        began = (self.header or {}).get(name)
+        return began == value or (name in _LATER and None in (began, value))
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Write the header of a new journal, or refuse to go on under changed facts."""

@@ -114,11 +114,20 @@ class StateAnswer(TypedDict):
     failure: str | None
 
 
+class Fingerprints(TypedDict):
+    """What answers depend on, a digest each; adapters by name."""
+
+    model: str
+    parameters: str
+    adapters: dict[str, str]
+
+
 class Info(TypedDict):
-    """The model and its limits."""
+    """The model and its limits; `fingerprint` is another when anything in `fingerprints` is."""
 
     model: str
     fingerprint: str
+    fingerprints: Fingerprints
     adapters: list[str]
     dtype: str
     dtype_reason: str

@@ -3,9 +3,10 @@
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from service.api.answers import Info, StateAnswer, Versions
+from service.api.answers import Fingerprints, Info, StateAnswer, Versions
 from service.api.openapi import Responses, refusals
 from service.deployment import Deployment
+from service.engine.fingerprint import combined
 from service.generation.plan import DEFAULT_PARAMETERS
 from service.lifecycle import Lifecycle, State
 from service.versions import installed
@@ -46,16 +47,23 @@ def info_router(deployment: Deployment) -> APIRouter:
     @router.get("/info", summary="the model and its limits", responses=refusals(503))
     async def info() -> Info:
         ready = deployment.lifecycle.require_ready()
+        defaults = {**DEFAULT_PARAMETERS, **settings.default_parameters}
+        fingerprints: Fingerprints = {
+            "model": ready.fingerprint,
+            "parameters": combined(defaults, settings.presets),
+            "adapters": {one.name: one.fingerprint for one in deployment.adapters},
+        }
         return {
             "model": settings.model_name,
-            "fingerprint": ready.fingerprint,
+            "fingerprint": combined(fingerprints),
+            "fingerprints": fingerprints,
             "adapters": deployment.adapters.names,
             "dtype": engine.dtype,
             "dtype_reason": engine.dtype_reason,
             "max_model_len": engine.max_model_len,
             "vocab_size": engine.vocab_size,
             "chat_template": ready.encoder.has_template,
-            "default_parameters": {**DEFAULT_PARAMETERS, **settings.default_parameters},
+            "default_parameters": defaults,
             "presets": settings.presets,
             "max_prompts": settings.max_prompts,
         }

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
+from service.adapter import NAME
 from service.parameters import Fields, NonEmpty, Parameters, RequestId, Text, TokenId
 from service.parameters_schema import document_alias
 
@@ -54,5 +55,5 @@ class AbortRequest(Fields):
 class LoadAdapterRequest(Fields):
     """Body of POST /admin/adapters."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    name: str = Field(pattern=f"^{NAME.pattern}$")
     path: NonEmpty = Field(description="an adapter directory as peft saves it, on the server")

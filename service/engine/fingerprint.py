@@ -1,8 +1,10 @@
 """Which model a directory holds, by its bytes: two models of one name differ in it."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 SMALL = 4 << 20  # bytes up to which a file is read whole, such as config, tokenizer, provenance
 PIECES, PIECE = 16, 64 << 10  # read of a larger one, spread evenly
@@ -23,6 +25,12 @@ def fingerprint(model: Path) -> str:
             for piece in _pieces(path, size):
                 digest.update(piece)
     return digest.hexdigest()[:DIGITS]
+
+
+def combined(*facts: Any) -> str:
+    """Another whenever one of these values, of JSON's types, is another."""
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
 def _inside(path: Path, model: Path) -> tuple[str, ...]:

@@ -4,9 +4,11 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from service.adapter import Adapter, rank_of
+from service.engine.fingerprint import fingerprint
 from service.engine.protocol import Engine
 from service.errors import InvalidRequestError, NotFoundError
 from service.settings import Settings
@@ -89,12 +91,14 @@ class Adapters:
             adapter = Adapter(name, path, next(self._numbers))
             try:
                 rank = rank_of(adapter)
-            except ValueError as error:
+                digest = await asyncio.to_thread(fingerprint, path)
+            except (ValueError, OSError) as error:
                 raise InvalidRequestError(str(error), "path") from error
             if rank > self._rank:
                 raise InvalidRequestError(
                     f"adapter {name} has rank {rank}, max_adapter_rank is {self._rank}", "path"
                 )
+            adapter = replace(adapter, fingerprint=digest)
             await self._engine.add_adapter(adapter)
             self._by_name[name] = adapter
             return adapter

@@ -1,7 +1,9 @@
 """Adapters beside the model, and where ChatGLM-6B's marks must stand: without an engine."""
 
+import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,8 +11,10 @@ from service.adapter import parse_adapters, smallest_supported_rank
 from service.errors import InvalidRequestError
 from service.machine.placement import Placement
 from service.settings import Settings
-from tests.service.conftest import Ask
+from tests.service.conftest import Ask, ready
 from tests.service.fake import FakeEngine
+
+BOSS = {"Authorization": "Bearer boss"}
 
 
 def write_adapter(folder: Path, **settings: object) -> Path:
@@ -68,6 +72,8 @@ def test_ranks_get_the_smallest_room_that_holds_them(settings: Settings, tmp_pat
         ("a=GOOD a=GOOD", "two adapters are called a"),
         ("a=PREFIX", "PREFIX_TUNING cannot be served beside the model"),
         ("a=EMPTY", "not a LoRA adapter's settings"),
+        ("a/b=GOOD", "is not name=directory"),
+        (".a=GOOD", "is not name=directory"),
         ("a=HUGE", "rank 600 cannot be served beside the model: merge it"),
     ],
 )
@@ -102,3 +108,96 @@ def test_chatglm_prompts_whose_answer_has_no_one_beginning_are_refused(
     assert placement.apply([80, 90, 6, 90]) == [80, 90, 6, 90]  # the answer may hold anything
     with pytest.raises(InvalidRequestError, match="needs"):
         placement.apply(ids)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"[]", b"7", b"null", b"\xff\xfe{", b"{}", b'{"peft_type": 7}',
+        b'{"peft_type": null}', b'{"peft_type": "LORA", "r": "8"}',
+        b'{"peft_type": "LORA", "r": 0}',
+        b'{"peft_type": "LORA", "r": 8.5}', b'{"peft_type": "LORA", "r": 1e999}',
+        b'{"peft_type": "LORA", "r": 8, "rank_pattern": [1]}',
+        b'{"peft_type": "LORA", "r": 8, "rank_pattern": {"q": "x"}}',
+        b"[" * 100_000,
+    ],
+)  # fmt: skip
+@pytest.mark.anyio
+async def test_a_malformed_adapter_config_is_a_400(
+    engine: FakeEngine, settings: Settings, tmp_path: Path, content: bytes
+) -> None:
+    settings.admin_keys, settings.max_adapters = "boss", 3
+    folder = tmp_path / "malformed"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_bytes(content)
+    async with ready(engine, settings) as client:
+        answer = await client.post(
+            "/admin/adapters", json={"name": "x", "path": str(folder)}, headers=BOSS
+        )
+        assert (answer.status_code, answer.json()["param"]) == (400, "path")
+        assert "adapter_config.json" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("name", ["a", "A-b_c.d", "0", "v1", "-", "x" * 64, "a..b"])
+@pytest.mark.anyio
+async def test_every_name_that_is_taken_can_be_unloaded(
+    engine: FakeEngine, settings: Settings, tmp_path: Path, name: str
+) -> None:
+    settings.admin_keys, settings.max_adapters = "boss", 3
+    body = {"name": name, "path": str(tmp_path / "a")}
+    async with ready(engine, settings) as client:
+        assert (await client.post("/admin/adapters", json=body, headers=BOSS)).status_code == 200
+        gone = await client.delete(f"/admin/adapters/{name}", headers=BOSS)
+        assert gone.json() == {"unloaded": name}
+
+
+@pytest.mark.parametrize(
+    "name", [".", "..", "...", ".a", "a/b", "a b", "", "x" * 65, "ü", "a\n", "%2e"]
+)
+@pytest.mark.anyio
+async def test_a_name_that_no_path_can_hold_is_refused(
+    engine: FakeEngine, settings: Settings, tmp_path: Path, name: str
+) -> None:
+    settings.admin_keys, settings.max_adapters = "boss", 3
+    body = {"name": name, "path": str(tmp_path / "a")}
+    async with ready(engine, settings) as client:
+        answer = await client.post("/admin/adapters", json=body, headers=BOSS)
+        assert (answer.status_code, answer.json()["param"]) == (400, "name")
+
+
+@pytest.mark.anyio
+async def test_the_fingerprint_covers_adapters_and_default_parameters(
+    engine: FakeEngine, settings: Settings, tmp_path: Path
+) -> None:
+    async def info(changed: Settings) -> Any:
+        async with ready(engine, changed) as client:
+            return (await client.get("/info")).json()
+
+    first, again = await info(settings), await info(settings)
+    assert first["fingerprint"] == again["fingerprint"]
+    warm = settings.model_copy(update={"default_parameters": {"temperature": 1.0}})
+    assert (await info(warm))["fingerprints"]["parameters"] != first["fingerprints"]["parameters"]
+    (tmp_path / "b/adapter_model.safetensors").write_bytes(b"other weights")
+    trained = await info(settings)
+    assert trained["fingerprint"] != first["fingerprint"]
+    before, after = (told["fingerprints"]["adapters"] for told in (first, trained))
+    assert before["big"] != after["big"]
+    assert before["small"] == after["small"]
+
+
+@pytest.mark.anyio
+async def test_an_adapter_is_unloaded_once_the_list_that_uses_it_has_ended(
+    engine: FakeEngine, settings: Settings
+) -> None:
+    settings.admin_keys = "boss"
+    engine.seconds_to_take_in = 0.3
+    async with ready(engine, settings) as client:
+        body = {"prompt": ["一"] * 8, "parameters": {"adapter": "big", "max_tokens": 1}}
+        asked = asyncio.create_task(client.post("/generate", json=body))
+        while not engine.requests[1:]:  # noqa: ASYNC110 - the engine is a fake
+            await asyncio.sleep(0.01)
+        gone = await client.delete("/admin/adapters/big", headers=BOSS)
+        assert gone.status_code == 200
+        assert [one["error"] for one in (await asked).json()["results"]] == [None] * 8
+        refused = await client.post("/generate", json=body)
+        assert (refused.status_code, refused.json()["param"]) == (400, "parameters.adapter")
