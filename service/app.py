@@ -35,6 +35,7 @@ from service.http.tracing import tracing_to
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.page import page_router
+from service.page.docs import docs_router
 from service.settings import Settings
 
 logger = logging.getLogger("mergeline")
@@ -58,7 +59,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         engine.shutdown()
         tracing.shutdown()
 
-    app = FastAPI(title="mergeline", lifespan=lifespan)
+    app = FastAPI(title="mergeline", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.lifecycle = lifecycle
     for router in (
         generate_router(deployment),
@@ -68,6 +69,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         info_router(deployment),
         admin_router(deployment),
         page_router(),
+        docs_router(),
     ):
         app.include_router(router)
     app.router.routes.append(v1_route(deployment))

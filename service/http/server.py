@@ -3,7 +3,9 @@
 import logging
 import resource
 import time
+from contextlib import suppress
 from functools import partial
+from ipaddress import ip_address
 from types import FrameType
 
 import uvicorn
@@ -42,6 +44,7 @@ class Server(uvicorn.Server):
             )
         )
         _allow_files(settings.max_connections + RESERVED + OTHER_FILES)
+        _warn_of_strangers(settings)
         self._lifecycle: Lifecycle = app.state.lifecycle
         self._drain_timeout_s = settings.drain_timeout_s
         self._drain_ends: float | None = None
@@ -70,6 +73,20 @@ class Server(uvicorn.Server):
                 self._lifecycle.give_up()
             self.should_exit = out_of_time or self._lifecycle.in_flight == 0
         return await super().on_tick(counter)
+
+
+def _warn_of_strangers(settings: Settings) -> None:
+    """Whoever reaches the port may use the model: nobody should find that out by accident."""
+    with suppress(ValueError):
+        if ip_address(settings.host).is_loopback:
+            return
+    if settings.host != "localhost" and not (settings.api_keys or settings.api_key_file):
+        logger.warning(
+            "listening on %s without API keys: whoever reaches port %d may use the model; set "
+            "--api-keys or --api-key-file, or listen on 127.0.0.1",
+            settings.host,
+            settings.port,
+        )
 
 
 def _allow_files(count: int) -> None:

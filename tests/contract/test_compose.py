@@ -24,6 +24,22 @@ def test_a_container_can_change_nothing_but_its_volumes(name: str) -> None:
     assert not service.get("privileged")
 
 
+@pytest.mark.parametrize("name", [name for name, each in COMPOSE.items() if each.get("ports")])
+def test_a_port_is_open_to_this_machine_alone_unless_a_variable_opens_it(name: str) -> None:
+    for port in COMPOSE[name]["ports"]:
+        assert port.startswith(("127.0.0.1:", "${BIND_ADDRESS:-127.0.0.1}:")), port
+
+
+@pytest.mark.parametrize("name", COMPOSE)
+def test_a_container_is_bounded(name: str) -> None:
+    assert COMPOSE[name]["pids_limit"] <= 4096
+    assert COMPOSE[name]["mem_limit"]
+
+
+def test_predict_gets_its_key() -> None:
+    assert COMPOSE["predict"]["environment"]["MERGELINE_API_KEY"] == "${MERGELINE_API_KEY:-}"
+
+
 def test_our_images_run_as_a_user_and_carry_the_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
     ours = {name: service["image"] for name, service in COMPOSE.items() if name not in OTHERS}

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import httpx
 import pytest
 
 from service.api.requests import GenerateRequest
+from service.app import create_app
 from service.http.bodies import WITH_BODY
+from service.http.server import Server
 from service.keys import Keys
 from service.parameters import Parameters
 from service.settings import Settings
@@ -187,3 +190,38 @@ def test_a_key_file_that_is_no_text_is_refused_at_the_start_and_passed_over_late
 def _model(folder: Path) -> Path:
     (folder / "config.json").write_text("{}")
     return folder
+
+
+async def test_the_docs_load_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    page = await client.get("/docs")
+    assert page.status_code == 200
+    assert "http" not in page.text.replace("mergeline: the HTTP API", "")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for name in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        answer = await client.get(f"/{name}")
+        assert (answer.status_code, bool(answer.content)) == (200, True), name
+    for name in ("../app.py", "..%2f..%2fapp.py", "nothing.js"):
+        assert (await client.get(f"/docs/{name}")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "warned"),
+    [
+        ("0.0.0.0", "", True),
+        ("::", "", True),
+        ("192.0.2.7", "", True),
+        ("node-1", "", True),
+        ("0.0.0.0", "key", False),
+        ("127.0.0.1", "", False),
+        ("127.0.0.9", "", False),
+        ("::1", "", False),
+        ("localhost", "", False),
+    ],
+)
+def test_a_server_without_keys_that_strangers_reach_says_so(
+    engine: FakeEngine, settings: Settings, caplog: pytest.LogCaptureFixture, host: str, keys: str,
+    warned: bool,
+) -> None:  # fmt: skip
+    settings.host, settings.api_keys = host, keys
+    Server(create_app(engine, settings), settings)
+    assert ("without API keys" in caplog.text) == warned
