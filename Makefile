@@ -23,7 +23,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 COMPOSE := docker compose $(if $(filter cpu,$(VARIANT)),-f docker-compose.yml -f docker/compose.cpu.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve predict evaluate train merge demo demo-score smollm2 up test coverage screenshots format check bench-training bench-serving bench-defaults bench-chatglm bench-soak clean
+.PHONY: help serve predict evaluate train merge demo demo-score smollm2 up test coverage screenshots format check bench-training bench-serving bench-defaults bench-chatglm bench-hostile bench-soak clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ bench-defaults: $(READY) demo smollm2  ## what a user gets who sets nothing: ser
 
 bench-chatglm: $(READY)  ## ChatGLM-6B: speed of the service against transformers' generate
 	$(BIN)/python -m tests.bench.chatglm_speed
+
+bench-hostile: $(READY) demo  ## what a bystander's request costs beside each kind of hostile traffic
+	$(BIN)/python -m tests.bench.hostile $(ARGS)
 
 bench-soak: $(READY) demo  ## half an hour of mixed load on a server: errors, growth of memory; ARGS='--minutes 30'
 	$(BIN)/python -m tests.bench.soak $(ARGS)

@@ -31,15 +31,19 @@ def parse_adapters(text: str) -> list[Adapter]:
 
     Raises ValueError when the text is not of that form, or has a name twice.
     """
-    adapters: list[Adapter] = []
-    for number, item in enumerate(text.split(), start=1):
-        name, equals, directory = item.partition("=")
-        if not (equals and directory and NAME.fullmatch(name)):
-            raise ValueError(f"{item!r} is not name=directory; a name is {NAME.pattern}")
-        if any(name == other.name for other in adapters):
+    adapters = [_parse_adapter(item, number) for number, item in enumerate(text.split(), start=1)]
+    names = [adapter.name for adapter in adapters]
+    for name in names:
+        if names.count(name) > 1:
             raise ValueError(f"two adapters are called {name}")
-        adapters.append(Adapter(name, Path(directory), number))
     return adapters
+
+
+def _parse_adapter(item: str, number: int) -> Adapter:
+    name, _, directory = item.partition("=")
+    if not (directory and NAME.fullmatch(name)):
+        raise ValueError(f"{item!r} is not name=directory; a name is {NAME.pattern}")
+    return Adapter(name, Path(directory), number)
 
 
 def rank_of(adapter: Adapter) -> int:

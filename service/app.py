@@ -74,7 +74,8 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         app.include_router(router)
     app.router.routes.append(v1_route(deployment))
     complete(app, settings)
-    app.add_middleware(Gate, settings=settings, metrics=metrics, tracing=tracing)
+    gate = {"settings": settings, "metrics": metrics, "tracing": tracing}
+    app.add_middleware(Gate, **gate, longest_text=lifecycle.longest_text)  # type: ignore[arg-type]
     _add_cors(app, settings)
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_body)

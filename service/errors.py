@@ -171,7 +171,10 @@ def first_problem(details: Sequence[Mapping[str, Any]]) -> InvalidRequestError:
     """The error to answer with: the first field that is wrong, as deep as pydantic saw into it."""
     params = [_param(detail["loc"]) for detail in details]
     deepest = max((param for param in params if param.startswith(params[0])), key=len)
-    detail, param = details[params.index(deepest)], deepest
+    return _problem(details[params.index(deepest)], deepest)
+
+
+def _problem(detail: Mapping[str, Any], param: str) -> InvalidRequestError:
     if detail["type"] == "json_invalid":
         return InvalidRequestError(f"the body is not JSON: {detail['ctx']['error']}", "body")
     if detail["type"] == "extra_forbidden":

@@ -149,11 +149,12 @@ def _sums(path: Path, content: Mapping[str, Any], key: str) -> Sums:
     weights = key == "files"
     if not isinstance(sums, dict) or (weights and not sums) or not _all_texts(sums.values()):
         raise IntegrityError(f"{path}: {key} must map file names to sha256 sums: {AGAIN}")
-    for name in sums:
-        if not _stays_inside(name) or (weights and not _is_weights(name)):
-            raise IntegrityError(
-                f"{path}: {key} names {name!r}, which is no such file of this directory: {AGAIN}"
-            )
+    allowed = _is_weights if weights else _stays_inside
+    others = [name for name in sums if not allowed(name)]
+    if others:
+        raise IntegrityError(
+            f"{path}: {key} names {others[0]!r}, which is no such file of this directory: {AGAIN}"
+        )
     return sums
 
 
@@ -162,7 +163,7 @@ def _all_texts(values: Iterable[Any]) -> bool:
 
 
 def _is_weights(name: str) -> bool:
-    return name.endswith(".safetensors") and "/" not in name
+    return name.endswith(".safetensors") and "/" not in name and _stays_inside(name)
 
 
 def _one_sum(weights: Mapping[str, str]) -> str:
@@ -173,9 +174,11 @@ def _one_sum(weights: Mapping[str, str]) -> str:
 
 def _present(model: Path) -> list[str]:
     files = (path.relative_to(model) for path in model.rglob("*") if path.is_file())
-    return sorted(
-        path.as_posix() for path in files if not any(part.startswith(".") for part in path.parts)
-    )
+    return sorted(path.as_posix() for path in files if not _is_hidden(path))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _check_indexes(model: Path, weights: Iterable[str]) -> None:
@@ -257,15 +260,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        rights = isinstance(error, PermissionError) and not args.record
-        remedy = f": let every user read it, chmod -R a+rX {args.model}" if rights else ""
-        print(f"error: {error.filename or args.model}: {error.strerror}{remedy}", file=sys.stderr)
+        print(f"error: {_described(error, args)}", file=sys.stderr)
         return 2
     outcome = f"recorded in {PROVENANCE}" if args.record else f"as {PROVENANCE} says"
     print(f"{args.model}: {summary}, {outcome}")
     for note in summary.notes:
         print(f"note: {note}")
     return 0
+
+
+def _described(error: OSError, args: argparse.Namespace) -> str:
+    rights = isinstance(error, PermissionError) and not args.record
+    remedy = f": let every user read it, chmod -R a+rX {args.model}" if rights else ""
+    return f"{error.filename or args.model}: {error.strerror}{remedy}"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -98,6 +98,10 @@ class Lifecycle:
             raise UnavailableError(f"the service is {self.state}")
         return self._ready
 
+    def longest_text(self) -> int | None:
+        """Most bytes of JSON that a text may have and still fit into the model; None: not known."""
+        return None if self._ready is None else self._ready.encoder.most_bytes
+
     @contextmanager
     def request(self) -> Iterator[None]:
         """Hold a generation request in flight. Raises UnavailableError unless ready."""

@@ -20,12 +20,15 @@ from service.request_record import RequestRecord
 
 TOKEN_ID = re.compile("[0-9]{1,10}")
 REQUEST_ID = "[A-Za-z0-9._:-]{1,128}"
+ALIASES = {"max_new_tokens": "max_tokens", "num_beams": "beam_width", "best_of": "beam_width"}
 MOST_OUTPUTS = 128
 MOST_STOPS = 64
 MAX_LOGPROBS = 64
 """Most alternatives a position that the engine returns; beam search needs them."""
 MOST_BIASED_TOKENS = 1024
 """Entries of logit_bias or allowed_token_ids that vLLM's model runner on a GPU has room for."""
+MOST_BAD_CHARACTERS = 8192
+"""Of all bad_words together."""
 MOST_MIN_TOKENS_ENDS = 64
 """Token ids in stop_token_ids beside min_tokens: it has room for 128, the model's own included."""
 
@@ -58,8 +61,12 @@ class Fields(BaseModel):
     def _null_is_not_given(cls, fields: Any) -> Any:
         if not isinstance(fields, dict):
             return fields
-        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        optional = cls._optional()
         return {k: v for k, v in fields.items() if v is not None or k not in optional}
+
+    @classmethod
+    def _optional(cls) -> set[str]:
+        return {name for name, field in cls.model_fields.items() if not field.is_required()}
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -148,15 +155,20 @@ class Parameters(Fields):
 
     @model_validator(mode="after")
     def _aliases_agree(self) -> "Parameters":
-        if _count_set(self.max_tokens, self.max_new_tokens) > 1:
-            raise ValueError("set max_tokens or its alias max_new_tokens, not both")
         widths = _count_set(self.beam_width, self.num_beams, self.best_of)
-        if widths > 1:
-            raise ValueError("set one of beam_width, num_beams, best_of")
-        if (self.best_of or 1) > 1 and not self.use_beam_search:
-            raise ValueError("best_of means beams: it needs use_beam_search true")
-        if self.use_beam_search and not widths:
-            raise ValueError("use_beam_search needs best_of: how many beams")
+        several, beams = (self.best_of or 1) > 1, self.use_beam_search is True
+        problems = {
+            "set max_tokens or its alias max_new_tokens, not both": _count_set(
+                self.max_tokens, self.max_new_tokens
+            )
+            > 1,
+            "set one of beam_width, num_beams, best_of": widths > 1,
+            "best_of means beams: it needs use_beam_search true": several > beams,
+            "use_beam_search needs best_of: how many beams": beams > (widths > 0),
+        }
+        for message, found in problems.items():
+            if found:
+                raise ValueError(message)
         return self
 
 
@@ -166,14 +178,8 @@ def _count_set(*values: object) -> int:
 
 def canonical(parameters: Parameters) -> dict[str, Any]:
     """The fields that are set, aliases under the names they stand for."""
-    fields = parameters.model_dump(exclude_unset=True, exclude_none=True, by_alias=True)
-    for alias, name in (
-        ("max_new_tokens", "max_tokens"),
-        ("num_beams", "beam_width"),
-        ("best_of", "beam_width"),
-    ):
-        if alias in fields:
-            fields[name] = fields.pop(alias)
+    given = parameters.model_dump(exclude_unset=True, exclude_none=True, by_alias=True)
+    fields = {ALIASES.get(name, name): value for name, value in given.items()}
     if fields.pop("use_beam_search", None) is False:
         fields.pop("beam_width", None)
     if fields.pop("do_sample", None) is False:

@@ -123,5 +123,8 @@ def _security(path: str, settings: Settings) -> list[dict[str, list[str]]]:
         return [{"adminKey": []}]
     if path in PROBES or (path == "/metrics" and not settings.metrics_need_key):
         return [{}]
-    needed = bool(settings.api_keys.split()) or settings.api_key_file is not None
-    return [{"key": []}] if needed else [{}, {"key": []}]
+    return [{"key": []}] if _needs_key(settings) else [{}, {"key": []}]
+
+
+def _needs_key(settings: Settings) -> bool:
+    return bool(settings.api_keys.split()) or settings.api_key_file is not None

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 
 from service.api.answers import ListItem, Logprob, Output, PositionLogprobs, Result, Usage
 from service.engine.protocol import Completion, GenerationRequest, Position, TokenLogprob
@@ -80,14 +81,19 @@ def sse(event: Mapping[str, object]) -> bytes:
 
 
 def _joined(deltas: list[Completion]) -> Completion:
-    logprobs = [position for delta in deltas for position in delta.logprobs or ()]
     return Completion(
         index=deltas[0].index,
         text="".join(delta.text for delta in deltas),
         token_count=sum(delta.token_count for delta in deltas),
         finish_reason=deltas[-1].finish_reason,
-        logprobs=logprobs if deltas[-1].logprobs is not None else None,
+        logprobs=_joined_logprobs(deltas),
     )
+
+
+def _joined_logprobs(deltas: list[Completion]) -> list[Position] | None:
+    """None where they were not asked for."""
+    given = [delta.logprobs for delta in deltas if delta.logprobs is not None]
+    return list(chain.from_iterable(given)) if given else None
 
 
 def _output(completion: Completion) -> Output:

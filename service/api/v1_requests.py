@@ -26,6 +26,7 @@ NOT_TAKEN = {
     "mm_processor_kwargs": "the models here read text alone",
     "previous_input_messages": "send all messages in input",
     "prompt_embeds": "send text or token ids",
+    "tokenize": "the template's text is always turned into tokens",
     "vllm_xargs": "no extension takes them",
 }
 """Fields of vLLM's that reach into its inside, and what to know instead."""
@@ -46,6 +47,11 @@ class V1Fields(BaseModel):
     request_id: RequestId | None = None
     priority: int | None = Field(None, ge=-(2**31), lt=2**31)
 
+    @property
+    def each(self) -> int:
+        """Sequences for each prompt."""
+        return max(self.n or 1, self.best_of or 1)
+
 
 @dataclass(frozen=True)
 class V1Work:
@@ -63,6 +69,7 @@ def read_v1(path: str, content: bytes, record: RequestRecord, max_prompts: int) 
     """What the body of a POST asks for. Raises InvalidRequestError, which names the field."""
     body = _parsed(content)
     _refuse_fields(body)
+    _refuse_large_numbers(body)
     try:
         fields = V1Fields.model_validate(body)
     except ValidationError as error:
@@ -75,7 +82,7 @@ def read_v1(path: str, content: bytes, record: RequestRecord, max_prompts: int) 
             LIST_OF_PROMPTS[path],
         )
     rendered = [] if path == COMPLETIONS else list(_rendered(body))
-    return V1Work(fields.model, prompts, max(fields.n or 1, fields.best_of or 1), rendered)
+    return V1Work(fields.model, prompts, fields.each, rendered)
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
@@ -111,13 +118,12 @@ def _refuse_fields(body: dict[str, Any]) -> None:
     for name in NOT_TAKEN.keys() & given.keys():
         if given[name] not in (None, False):
             raise InvalidRequestError(f"{name} is not taken: {NOT_TAKEN[name]}", name)
-    beyond = [name for name, value in body.items() if _is_beyond_64_bits(value)]
-    if beyond:
-        raise InvalidRequestError(f"{beyond[0]} is beyond 64 bits", beyond[0])
 
 
-def _is_beyond_64_bits(value: Any) -> bool:
-    return isinstance(value, int) and value.bit_length() > 63
+def _refuse_large_numbers(body: dict[str, Any]) -> None:
+    for name, value in body.items():
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise InvalidRequestError(f"{name} is beyond 64 bits", name)
 
 
 def _count_prompts(path: str, body: dict[str, Any]) -> int:

@@ -58,9 +58,8 @@ def engine_args(settings: Settings, placement: Placement, dtype: str) -> dict[st
 
     length, gpus = settings.max_model_len, settings.tensor_parallel_size
     cpu = current_platform.is_cpu()
-    eager = cpu if settings.enforce_eager is None else settings.enforce_eager
-    if settings.adapter_slots and settings.dtype == "float32" and not cpu:
-        raise ValueError("on a GPU adapters need 16 bits: vLLM has no LoRA in float32")
+    if not cpu:
+        _refuse_float32_adapters(settings)
     return {
         "model": str(settings.model),
         "served_model_name": settings.model_name,
@@ -79,7 +78,7 @@ def engine_args(settings: Settings, placement: Placement, dtype: str) -> dict[st
         "distributed_executor_backend": "uni" if gpus == 1 else None,
         **_node_settings(settings),
         "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "enforce_eager": eager,
+        "enforce_eager": cpu if settings.enforce_eager is None else settings.enforce_eager,
         "seed": settings.engine_seed,
         "generation_config": "vllm",  # generation_config.json must not change sampling
         "trust_remote_code": False,
@@ -88,6 +87,11 @@ def engine_args(settings: Settings, placement: Placement, dtype: str) -> dict[st
         **_lora_settings(settings),
         **settings.engine_args,
     }
+
+
+def _refuse_float32_adapters(settings: Settings) -> None:
+    if settings.adapter_slots and settings.dtype == "float32":
+        raise ValueError("on a GPU adapters need 16 bits: vLLM has no LoRA in float32")
 
 
 def _prepare_cpu(settings: Settings) -> None:

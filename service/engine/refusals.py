@@ -9,7 +9,7 @@ from typing import Any
 from vllm.exceptions import VLLMValidationError
 
 from service.machine.placement import Placement
-from service.parameters import MOST_BIASED_TOKENS, MOST_MIN_TOKENS_ENDS
+from service.parameters import MOST_BAD_CHARACTERS, MOST_BIASED_TOKENS, MOST_MIN_TOKENS_ENDS
 
 CONTRADICTIONS = [
     ("allowed_token_ids", "structured_outputs"),
@@ -41,20 +41,23 @@ def refuse_unservable(params: Any, placement: Placement) -> None:
 
 
 def _refuse_too_many(params: Any) -> None:
-    for name in ("logit_bias", "allowed_token_ids"):
-        count = len(getattr(params, name) or ())
-        if count > MOST_BIASED_TOKENS:
+    ends = params.stop_token_ids if params.min_tokens else ()
+    counts = [
+        ("logit_bias", "entries", _size(params.logit_bias), MOST_BIASED_TOKENS),
+        ("allowed_token_ids", "entries", _size(params.allowed_token_ids), MOST_BIASED_TOKENS),
+        ("stop_token_ids", "entries beside min_tokens", _size(ends), MOST_MIN_TOKENS_ENDS),
+        ("bad_words", "characters", _size("".join(params.bad_words or ())), MOST_BAD_CHARACTERS),
+    ]
+    for name, what, count, most in counts:
+        if count > most:
             raise RefusedError(
-                f"{name} has {count} entries, at most {MOST_BIASED_TOKENS}: "
-                "leave out those that matter least",
+                f"{name} has {count} {what}, at most {most}: leave out those that matter least",
                 name,
             )
-    ends = len(params.stop_token_ids or ())
-    if params.min_tokens and ends > MOST_MIN_TOKENS_ENDS:
-        raise RefusedError(
-            f"stop_token_ids has {ends} entries beside min_tokens, at most {MOST_MIN_TOKENS_ENDS}",
-            "stop_token_ids",
-        )
+
+
+def _size(value: Any) -> int:
+    return len(value or ())
 
 
 def _refuse_contradictions(params: Any) -> None:
@@ -66,8 +69,12 @@ def _refuse_contradictions(params: Any) -> None:
                 "all in one of them",
                 name,
             )
-    allowed = params.allowed_token_ids
-    if allowed and params.min_tokens and set(allowed) <= set(params.stop_token_ids or ()):
+    if params.min_tokens and _allows_ends_alone(params):
         raise RefusedError(
             "allowed_token_ids holds ends alone, which min_tokens forbids", "allowed_token_ids"
         )
+
+
+def _allows_ends_alone(params: Any) -> bool:
+    allowed = set(params.allowed_token_ids or ())
+    return bool(allowed) and allowed <= set(params.stop_token_ids or ())

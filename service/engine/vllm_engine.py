@@ -192,12 +192,16 @@ class VLLMEngine:
 
     def shutdown(self) -> None:
         """Stop the engine process, also one that is still loading; at once after `fail`."""
-        if self._given_up or (self._loader is not None and self._loader.is_alive()):
+        if self._given_up or self._is_loading:
             for process in multiprocessing.active_children():
                 process.kill() if self._given_up else process.terminate()
         if self._llm is not None:
             self._llm.shutdown()
             self._llm = None  # or AsyncLLM.__del__ would shut it down again, at exit
+
+    @property
+    def _is_loading(self) -> bool:
+        return self._loader is not None and self._loader.is_alive()
 
     def _load(self) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs

@@ -78,16 +78,7 @@ class Adapters:
     async def load(self, name: str, path: Path) -> Adapter:
         """Load an adapter while requests run. Raises InvalidRequestError."""
         async with self._change:
-            if name == self._model:
-                raise InvalidRequestError(f"the model itself is called {name}", "name")
-            if name in self._by_name:
-                raise InvalidRequestError(f"an adapter {name} is served: unload it first", "name")
-            if len(self._by_name) >= self._slots:
-                raise InvalidRequestError(
-                    f"{self._slots} adapters are served, and there is room for no more: unload one,"
-                    " or start with a larger max_adapters",
-                    "name",
-                )
+            self._refuse_name(name)
             adapter = Adapter(name, path, next(self._numbers))
             try:
                 rank = rank_of(adapter)
@@ -102,6 +93,18 @@ class Adapters:
             await self._engine.add_adapter(adapter)
             self._by_name[name] = adapter
             return adapter
+
+    def _refuse_name(self, name: str) -> None:
+        if name == self._model:
+            raise InvalidRequestError(f"the model itself is called {name}", "name")
+        if name in self._by_name:
+            raise InvalidRequestError(f"an adapter {name} is served: unload it first", "name")
+        if len(self._by_name) >= self._slots:
+            raise InvalidRequestError(
+                f"{self._slots} adapters are served, and there is room for no more: unload one, or "
+                "start with a larger max_adapters",
+                "name",
+            )
 
     async def unload(self, name: str) -> None:
         """Refuse new requests for it at once; return when the running ones have ended."""

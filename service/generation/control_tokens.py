@@ -25,21 +25,14 @@ class ControlTokens:
     @classmethod
     def of(cls, tokenizer: Any) -> Self:
         """All that were added to the vocabulary, but for what is mere text: white space, words."""
-        special, thought = list(tokenizer.all_special_tokens), []
-        normalized = False
-        for token in tokenizer.added_tokens_decoder.values():
-            if token.special:
-                special.append(token.content)
-            elif _is_markup(token.content):
-                thought.append(token.content)
-            else:
-                continue
-            normalized |= token.normalized
-        backend = getattr(tokenizer, "backend_tokenizer", None)
+        added = tokenizer.added_tokens_decoder.values()
+        special = [token for token in added if token.special]
+        thought = [token for token in added if not token.special and _is_markup(token.content)]
+        names = [*tokenizer.all_special_tokens, *map(_content, special)]
         return cls(
-            tuple(dict.fromkeys(filter(str.strip, special))),
-            tuple(dict.fromkeys(thought)),
-            backend.normalizer if normalized and backend is not None else None,
+            tuple(dict.fromkeys(filter(str.strip, names))),
+            tuple(map(_content, thought)),
+            _normalizer(tokenizer, [*special, *thought]),
         )
 
     def first_in(self, text: str, *, by_model: bool = False) -> str | None:
@@ -51,6 +44,16 @@ class ControlTokens:
         if self.normalizer is not None:
             text = f"{text}\n{self.normalizer.normalize_str(text)}"
         return next((token for token in tokens if token in text), None)
+
+
+def _content(token: Any) -> str:
+    return str(token.content)
+
+
+def _normalizer(tokenizer: Any, tokens: list[Any]) -> Any:
+    """The tokenizer's, where it is applied to text before these tokens are looked for in it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.normalizer if backend and any(token.normalized for token in tokens) else None
 
 
 def _is_markup(token: str) -> bool:

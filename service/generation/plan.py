@@ -73,6 +73,10 @@ def to_plan(
     default_max_tokens = defaults.get("max_tokens", DEFAULT_MAX_TOKENS)
     if fields.get("beam_width", 1) > 1:
         return _beams(fields, chosen, default_max_tokens)
+    return _sampled(fields, chosen, default_max_tokens)
+
+
+def _sampled(fields: dict[str, Any], chosen: dict[str, Any], default_max_tokens: int) -> Plan:
     if chosen.get("length_penalty", 1.0) != 1.0:
         raise InvalidRequestError(
             "length_penalty needs beam search: set beam_width too", "parameters.length_penalty"
@@ -105,14 +109,7 @@ def check_token_ids(sampling: dict[str, Any], vocab_size: int) -> None:
 
 def _beams(fields: dict[str, Any], chosen: dict[str, Any], default_max_tokens: int) -> Plan:
     """Beam search. A default of the deployment that it cannot use does not hinder it."""
-    for name in chosen.keys() - WITH_BEAMS - BEAMS - ROUTING:
-        neutral = 0.0 if name == "temperature" else Parameters.model_fields[name].default
-        if chosen[name] != neutral:
-            raise InvalidRequestError(
-                f"{name} does not go with beam search (which takes "
-                f"{', '.join(sorted(WITH_BEAMS | BEAMS))})",
-                f"parameters.{name}",
-            )
+    _refuse_sampling(chosen)
     width = fields["beam_width"]
     sampling = {name: fields[name] for name in WITH_BEAMS - {"max_tokens"} if name in fields}
     if sampling.setdefault("n", width) > width:
@@ -126,6 +123,17 @@ def _beams(fields: dict[str, Any], chosen: dict[str, Any], default_max_tokens: i
         )
     penalty = fields.get("length_penalty", 1.0)
     return Plan(sampling, chosen.get("max_tokens"), default_max_tokens, width, penalty)
+
+
+def _refuse_sampling(chosen: dict[str, Any]) -> None:
+    for name in chosen.keys() - WITH_BEAMS - BEAMS - ROUTING:
+        neutral = 0.0 if name == "temperature" else Parameters.model_fields[name].default
+        if chosen[name] != neutral:
+            raise InvalidRequestError(
+                f"{name} does not go with beam search (which takes "
+                f"{', '.join(sorted(WITH_BEAMS | BEAMS))})",
+                f"parameters.{name}",
+            )
 
 
 def _check(fields: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from service.generation.control_tokens import ControlTokens
 
 SHORT = 2048  # characters that are encoded faster than a thread is woken
 THREADS = 2
+JSON_BYTES = 6  # most of one character, unless it is a pair of surrogates, which are two
 SHRINKS = 4
 """By how much a normalizer may shorten a text: Unicode composes three letters at the most."""
 
@@ -135,6 +136,13 @@ class PromptEncoder:
         rust.encode_special_tokens = self.tokenizer.split_special_tokens
         limit_cache(rust)
         return rust
+
+    @property
+    def most_bytes(self) -> int | None:
+        """Of the JSON of a text that the model could hold: an escaped character takes six."""
+        if self.max_tokens is None:
+            return None
+        return self.max_tokens * self._most_characters * JSON_BYTES
 
     @cached_property
     def _control_tokens(self) -> ControlTokens:

@@ -8,6 +8,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -44,7 +45,12 @@ class Gate:
     """ASGI middleware around the whole app."""
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, metrics: Metrics, tracing: Tracing
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        metrics: Metrics,
+        tracing: Tracing,
+        longest_text: Callable[[], int | None],
     ) -> None:
         self._app = app
         self._tracing = tracing
@@ -52,7 +58,7 @@ class Gate:
         self._metrics = metrics
         self._keys = Keys(settings.api_keys, settings.api_key_file)
         self._admin_keys = Keys(settings.admin_keys, settings.admin_key_file)
-        self._bodies = Bodies(settings.max_body_bytes, settings.body_timeout_s)
+        self._bodies = Bodies(settings.max_body_bytes, settings.body_timeout_s, longest_text)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""

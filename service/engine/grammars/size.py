@@ -18,13 +18,13 @@ def refuse_costly(constraint: Any) -> None:
     """Raise ValueError when vLLM's StructuredOutputsParams are too large to be compiled."""
     if constraint is None:
         return
-    if MARK in (constraint.grammar or ""):
+    grammar = constraint.grammar or ""
+    if MARK in grammar:
         raise ValueError(f"a grammar may not hold the line {MARK.strip()!r}")
-    if "%json" in (constraint.grammar or ""):
+    if "%json" in grammar:
         raise ValueError("a grammar may hold no %json: give the JSON schema under json")
-    for schema in (constraint.json, constraint.structural_tag):
-        if schema is not None:
-            _refuse_costly_schema(_parsed(schema) if isinstance(schema, str) else schema)
+    for schema in filter(None, (constraint.json, constraint.structural_tag)):
+        _refuse_costly_schema(_parsed(schema))
 
 
 def _refuse_costly_schema(schema: Any) -> None:
@@ -44,9 +44,9 @@ def _refuse_costly_schema(schema: Any) -> None:
         raise ValueError(f"the JSON schema has {size} bytes, at most {MOST_BYTES}")
 
 
-def _parsed(text: str) -> Any:
+def _parsed(schema: Any) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(schema) if isinstance(schema, str) else schema
     except RecursionError as error:
         raise ValueError("the JSON schema is nested too deeply") from error
 

@@ -78,9 +78,7 @@ class GrammarTrial:
         last: deque[float] = deque(maxlen=LAST)
         spent, tokens = 0.0, 0
         while tokens < TOKENS and spent < ENOUGH_MS and not matcher.is_error():
-            begin = time.thread_time()
-            llguidance.numpy.fill_next_token_bitmask(matcher, mask, 0)
-            last.append((time.thread_time() - begin) * 1000)
+            last.append(_fill(matcher, mask))
             allowed = self._allowed(mask)
             if matcher.is_stopped() or not len(allowed):
                 break
@@ -93,6 +91,13 @@ class GrammarTrial:
         bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[: self._vocab_size]
         ids = np.flatnonzero(bits)
         return ids[ids != self._ll_tokenizer.eos_token]
+
+
+def _fill(matcher: Any, mask: Any) -> float:
+    """The milliseconds that it takes to find the next token's mask."""
+    begin = time.thread_time()
+    llguidance.numpy.fill_next_token_bitmask(matcher, mask, 0)
+    return (time.thread_time() - begin) * 1000
 
 
 def _short(error: Any) -> str:

@@ -1,0 +1,1 @@
+"""What one person's requests cost the others."""
