@@ -11,11 +11,15 @@ from vllm.exceptions import VLLMValidationError
 from service.machine.placement import Placement
 from service.parameters import MOST_BAD_CHARACTERS, MOST_BIASED_TOKENS, MOST_MIN_TOKENS_ENDS
 
-CONTRADICTIONS = [
-    ("allowed_token_ids", "structured_outputs"),
-    ("allowed_token_ids", "bad_words"),
-    ("bad_words", "structured_outputs"),
-]
+NOTHING_LEFT = "together they may allow no text at all; say it all in one of them"
+AFTER_THE_END = "the end token ends what is followed, and any text may come after it"
+CONTRADICTIONS = {
+    ("allowed_token_ids", "structured_outputs"): NOTHING_LEFT,
+    ("allowed_token_ids", "bad_words"): NOTHING_LEFT,
+    ("bad_words", "structured_outputs"): NOTHING_LEFT,
+    ("ignore_eos", "structured_outputs"): AFTER_THE_END,
+    ("ignore_eos", "bad_words"): AFTER_THE_END,
+}
 
 
 class RefusedError(VLLMValidationError):
@@ -61,14 +65,10 @@ def _size(value: Any) -> int:
 
 
 def _refuse_contradictions(params: Any) -> None:
-    """What may leave no token to choose: the engine would take any then."""
-    for name, other in CONTRADICTIONS:
+    """What the engine would take, and then choose any token."""
+    for (name, other), reason in CONTRADICTIONS.items():
         if getattr(params, name) and getattr(params, other):
-            raise RefusedError(
-                f"{name} does not go with {other}: together they may allow no text at all; say it "
-                "all in one of them",
-                name,
-            )
+            raise RefusedError(f"{name} does not go with {other}: {reason}", name)
     if params.min_tokens and _allows_ends_alone(params):
         raise RefusedError(
             "allowed_token_ids holds ends alone, which min_tokens forbids", "allowed_token_ids"
