@@ -1,10 +1,13 @@
 """/v1: the engine's own OpenAI routes, behind our gate, admission and drain."""
 
 import json
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,6 +21,9 @@ from service.request_record import RequestRecord, record_of
 
 PASSED_ON = {b"content-type", b"content-length", b"accept"}
 ERROR_EVENT = b'data: {"error":'
+STATUS_STUMBLED, STUMBLED = 500, "InternalServerError"
+"""What vLLM answers where its own code raises what it did not expect."""
+logger = logging.getLogger("mergeline")
 
 
 class V1:
@@ -76,14 +82,17 @@ class V1:
 
 
 class _Answer:
-    """vLLM's answer on its way: a stream that fails before it begins gets its status."""
+    """vLLM's answer on its way: a stream that fails before it begins gets its status.
+
+    And what vLLM stumbles over gets a 400: with the engine alive it is the request's own fault.
+    """
 
     def __init__(self, send: Send, on_begin: Callable[[], None]) -> None:
         self._send = send
         self._on_begin = on_begin
         self._start: Message | None = None
         self._is_stream = False
-        self._failed = False
+        self._refused = False
 
     async def send(self, message: Message) -> None:
         """Pass an ASGI message on."""
@@ -91,31 +100,42 @@ class _Answer:
             kind = Headers(raw=message["headers"]).get("content-type", "")
             self._is_stream = kind.startswith(EVENT_STREAM)
             self._start = message
-        elif not self._failed:
+        elif not self._refused:
             await self._body(message)
 
     async def _body(self, message: Message) -> None:
+        body = message.get("body", b"")
         if self._start is not None:
             start, self._start = self._start, None
             self._on_begin()  # all its prompts are in the engine by now
-            if self._is_stream and message.get("body", b"").startswith(ERROR_EVENT):
-                self._failed = True
-                await self._refuse(message["body"])
+            error = _error_in(start["status"], body)
+            if error is not None:
+                self._refused = True
+                await self._refuse(error)
                 return
             await self._send(start)
         if self._is_stream:
-            message = {**message, "body": _escaped(message.get("body", b""))}
+            message = {**message, "body": _escaped(body)}
         await self._send(message)
 
-    async def _refuse(self, event: bytes) -> None:
-        error = event.split(b"\n", 1)[0].removeprefix(b"data: ")
-        status = json.loads(error)["error"]["code"]
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(error)).encode()),
-        ]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": error})
+    async def _refuse(self, error: dict[str, Any]) -> None:
+        if error["type"] == STUMBLED:
+            logger.warning("/v1 could not process a request: %s", error["message"])
+            error = {**error, "code": 400, "type": "BadRequestError"}
+            error["message"] = f"the request cannot be processed: {error['message']}"
+        answering = JSONResponse({"error": error}, error["code"])
+        head = {"type": "http.response.start", "status": error["code"]}
+        await self._send({**head, "headers": answering.raw_headers})
+        await self._send({"type": "http.response.body", "body": answering.body})
+
+
+def _error_in(status: int, body: bytes) -> dict[str, Any] | None:
+    """Of a stream that begins with an error, or of an answer of 500."""
+    if not (body.startswith(ERROR_EVENT) or status == STATUS_STUMBLED):
+        return None
+    first = body.split(b"\n", 1)[0].removeprefix(b"data: ")
+    error: dict[str, Any] = json.loads(first)["error"]
+    return error
 
 
 def v1_route(deployment: Deployment) -> Route:

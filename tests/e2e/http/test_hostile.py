@@ -319,3 +319,21 @@ def test_what_contradicts_itself_is_refused_by_name(
     body = {"model": "base", "prompt": "感冒", "max_tokens": 4, **both}
     answer = http.post("/v1/completions", json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, one)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "message", "role": "assistant", "content": [], "id": "a", "status": "completed"},
+        {"type": "mcp_list_tools", "id": "a", "server_label": "b", "tools": []},
+        {"type": "function_call_output", "call_id": "nobody", "output": "1"},
+        {},
+    ],
+)
+def test_what_vllm_stumbles_over_is_the_requests_own_fault(
+    http: httpx.Client, item: dict[str, Any], stream: bool
+) -> None:
+    body = {"model": "base", "input": [item], "max_output_tokens": 2, "stream": stream}
+    answer = http.post("/v1/responses", json=body)
+    assert answer.status_code < 500, answer.text
