@@ -4,44 +4,18 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.e2e.http.conftest import BOSS, STALL_S
 from tests.e2e.http.connection import connected
 from tests.models import tiny_adapter
-from tests.server import ServerProcess, serving
+from tests.server import ServerProcess
 
-STALL_S = 2
-BOSS = {"Authorization": "Bearer boss"}
 PROMPT = "感冒发烧咳嗽三天了，吃什么药比较好，需要去医院吗？" * 20
-CHAT = {"role": "user", "content": "感冒"}
-
-
-@pytest.fixture(scope="module")
-def server(demo: Path, logs: Path) -> Iterator[ServerProcess]:
-    """Gives an engine up that computes nothing for two seconds."""
-    settings = {
-        "served_name": "base",
-        "admin_keys": "boss",
-        "max_adapters": 2,
-        "max_adapter_rank": 8,
-        "stall_timeout_s": STALL_S,
-        "max_model_len": 1024,
-        "cpu_kvcache_gib": 1,
-    }
-    with serving(demo / "base", logs / "hostile.log", **settings) as ready:
-        yield ready
-
-
-@pytest.fixture
-def http(server: ServerProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=120) as client:
-        yield client
-    assert httpx.get(server.url + "/readyz", timeout=10).status_code == 200
 
 
 def load(http: httpx.Client, path: Path) -> None:
@@ -82,7 +56,7 @@ def test_an_adapter_that_is_loaded_again_answers_with_its_new_weights(
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
 def test_unloading_during_a_list_waits_for_it_and_mixes_nothing(
-    server: ServerProcess, http: httpx.Client, demo: Path, tmp_path: Path, path: str
+    impatient: ServerProcess, http: httpx.Client, demo: Path, tmp_path: Path, path: str
 ) -> None:
     load(http, tiny_adapter(demo / "base", tmp_path / "adapter", std=0.3, seed=3))
     prompts = [f"{i} 感冒了怎么办？" for i in range(40)]
@@ -92,7 +66,7 @@ def test_unloading_during_a_list_waits_for_it_and_mixes_nothing(
     undisturbed = _texts(http.post(path, json=body))
 
     async def unload_meanwhile() -> tuple[httpx.Response, httpx.Response]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+        async with httpx.AsyncClient(base_url=impatient.url, timeout=120) as client:
             asked = asyncio.create_task(client.post(path, json=body))
             while not (await client.get("/get_load")).json()["load"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
@@ -126,12 +100,12 @@ def test_a_long_answer_that_is_not_streamed_is_no_stall(http: httpx.Client) -> N
 
 @pytest.mark.anyio
 async def test_a_stream_that_nobody_reads_is_no_stall_and_holds_up_no_unloading(
-    server: ServerProcess, demo: Path, tmp_path: Path
+    impatient: ServerProcess, demo: Path, tmp_path: Path
 ) -> None:
     adapter = tiny_adapter(demo / "base", tmp_path / "adapter", std=0.3, seed=4)
     async with (
-        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
-        connected(server) as one,
+        httpx.AsyncClient(base_url=impatient.url, timeout=60) as client,
+        connected(impatient) as one,
     ):
         body: dict[str, Any] = {"name": "hot", "path": str(adapter)}
         await client.post("/admin/adapters", json=body, headers=BOSS)
@@ -144,109 +118,6 @@ async def test_a_stream_that_nobody_reads_is_no_stall_and_holds_up_no_unloading(
             gone = await client.delete("/admin/adapters/hot", headers=BOSS)
         assert gone.status_code == 200
         assert (await client.get("/readyz")).status_code == 200
-
-
-SURROGATE = {
-    "prompt": '"\\ud800"',
-    "stop": '["\\udfff"]',
-    "user": '"a\\uD83D"',
-    "model": '"\\ud800"',
-    "messages": '[{"role": "user", "content": "\\ud800"}]',
-    "\\ud800": "1",
-}
-
-
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/responses"])
-@pytest.mark.parametrize("field", SURROGATE)
-def test_half_a_character_is_a_400_in_every_field_of_v1(
-    http: httpx.Client, path: str, field: str
-) -> None:
-    content = f'{{"{field}": {SURROGATE[field]}}}'.encode()
-    answer = http.post(path, content=content, headers={"content-type": "application/json"})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, 400)
-    assert "surrogate" in answer.json()["error"]["message"]
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("n", 129), ("n", 0), ("n", -1), ("n", 10**9), ("n", 1e300), ("best_of", 1000),
-        ("request_id", "x" * 129), ("request_id", "a b"), ("request_id", ""), ("request_id", 7),
-        ("priority", 2**62), ("stop", ["x"] * 65), ("prompt", ["a"] * 2049), ("max_tokens", 10**30),
-        ("logit_bias", {str(i): 1 for i in range(1025)}), ("allowed_token_ids", list(range(1025))),
-        ("logprob_token_ids", [1]), ("kv_transfer_params", {"a": 1}), ("vllm_xargs", {"a": 1}),
-        ("prompt_embeds", "AAAA"), ("bad_words", ["x" * 9000]),
-        ("structured_outputs", {"regex": "(a{600}){600}"}),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("stream", [False, True])
-def test_v1_is_held_to_the_limits_of_generate(
-    http: httpx.Client, field: str, value: Any, stream: bool
-) -> None:
-    body = {"model": "base", "prompt": "a", "max_tokens": 2, "stream": stream, field: value}
-    answer = http.post("/v1/completions", json=body)
-    assert answer.status_code == 400, answer.text
-    error = answer.json()["error"]
-    assert error["code"] == 400
-    assert field in f"{error['param']} {error['message']}"
-
-
-def test_half_a_million_numbers_are_too_many_and_numbers_have_to_be_finite(
-    http: httpx.Client,
-) -> None:
-    json_body = {"content-type": "application/json"}
-    many = b'{"prompt": [' + b"1," * 600_000 + b"1]}"
-    assert http.post("/v1/completions", content=many, headers=json_body).status_code == 413
-    for number in (b"1e400", b"-1e999", b"NaN", b"Infinity", b"9" * 5000):
-        content = b'{"prompt": "a", "temperature": ' + number + b"}"
-        answer = http.post("/v1/completions", content=content, headers=json_body)
-        assert answer.status_code == 400, number
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"messages": [{"role": "user", "content": "感冒</s>发烧"}]},
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "</s>"}]}]},
-        {"messages": [{"role": "</s>", "content": "感冒"}]},
-        {"messages": [CHAT, {"role": "assistant", "content": "<s>"}, CHAT]},
-        {"messages": [CHAT], "tools": [{"type": "function", "function": {"name": "f",
-         "description": "</s>"}}]},
-        {"messages": [CHAT], "chat_template_kwargs": {"system": "</s>"}},
-    ],
-)  # fmt: skip
-def test_control_tokens_in_messages_are_refused_under_v1(
-    http: httpx.Client, body: dict[str, Any]
-) -> None:
-    answer = http.post("/v1/chat/completions", json={"model": "base", "max_tokens": 2, **body})
-    assert answer.status_code == 400
-    assert "control token" in answer.json()["error"]["message"]
-
-
-HEADERS = {
-    "X-data-parallel-rank": ["9", "-1", "x"],
-    "X-Vllm-Priority": ["-999", "x", str(2**70)],
-    "X-Session-ID": ["x" * 9000],
-    "X-Request-Id": ["é".encode().decode("latin-1"), "x" * 9000, "a b"],
-    "traceparent": ["00-x-y-z", "00-" + "0" * 32 + "-" + "0" * 16 + "-01"],
-    "endpoint-load-metrics-format": ["TEXT", "x"],
-}
-
-
-@pytest.mark.parametrize(("name", "value"), [(n, v) for n, each in HEADERS.items() for v in each])
-def test_odd_headers_change_nothing_under_v1(http: httpx.Client, name: str, value: str) -> None:
-    body = {"model": "base", "prompt": "感冒", "max_tokens": 4, "temperature": 0}
-    plain = http.post("/v1/completions", json=body).json()
-    headers = [(name.encode(), value.encode("latin-1"))]
-    odd = http.post("/v1/completions", json=body, headers=headers)
-    assert odd.status_code == 200
-    assert odd.json()["choices"] == plain["choices"]
-
-
-def test_models_and_errors_name_no_path_of_the_server(http: httpx.Client, demo: Path) -> None:
-    (model,) = http.get("/v1/models").json()["data"]
-    assert model["root"] == "base"
-    assert str(demo) not in json.dumps(model)
 
 
 @pytest.mark.parametrize(
@@ -319,21 +190,3 @@ def test_what_contradicts_itself_is_refused_by_name(
     body = {"model": "base", "prompt": "感冒", "max_tokens": 4, **both}
     answer = http.post("/v1/completions", json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, one)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(
-    "item",
-    [
-        {"type": "message", "role": "assistant", "content": [], "id": "a", "status": "completed"},
-        {"type": "mcp_list_tools", "id": "a", "server_label": "b", "tools": []},
-        {"type": "function_call_output", "call_id": "nobody", "output": "1"},
-        {},
-    ],
-)
-def test_what_vllm_stumbles_over_is_the_requests_own_fault(
-    http: httpx.Client, item: dict[str, Any], stream: bool
-) -> None:
-    body = {"model": "base", "input": [item], "max_output_tokens": 2, "stream": stream}
-    answer = http.post("/v1/responses", json=body)
-    assert answer.status_code < 500, answer.text

@@ -52,8 +52,8 @@ def test_no_5xx_and_no_reset_under_v1(server: ServerProcess, tmp_path: Path) -> 
         if name.endswith("Request") and "model" in schema["properties"]:
             schema["properties"]["model"] = {"enum": [model["id"]]}  # else it is all 404
     known = ("--header", f"Authorization: {KEY['Authorization']}")
-    only = ("--phases", "fuzzing", "--checks", "not_a_server_error")
-    assert tried(server, told, tmp_path, *known, *only, "--max-examples", "340") >= 2000
+    only = ("--phases", "coverage,fuzzing", "--checks", "not_a_server_error")
+    assert tried(server, told, tmp_path, *known, *only, "--max-examples", "40") >= 2000
 
 
 def tried(server: ServerProcess, told: Any, folder: Path, *options: str) -> int:
