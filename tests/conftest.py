@@ -5,7 +5,7 @@ import pytest
 
 from tests.paths import DEMO
 
-SHARED = {"server", "bounded", "keyed", "pair", "front"}
+SHARED = {"server", "bounded", "keyed", "impatient", "pair", "front"}
 """Fixtures that start engines for many files."""
 
 
