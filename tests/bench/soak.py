@@ -1,7 +1,8 @@
 """A long mixed load on a server of its own: does it err, does its memory grow?
 
-    python -m tests.bench.soak --minutes 30 [--adapters "name=directory …"]
+    python -m tests.bench.soak --minutes 30 [--adapters "name=directory …"] [--polite]
 
+Beside the clients that count another one sends every kind of hostile traffic (bench/hostile).
 Every minute it prints requests, errors (any answer other than the contract's), resident memory of
 the server's own process and of the engine's, and open files. At the end comes the slope of memory,
 fitted over the last four fifths. It exits with 1 after an error, or when one of them grew faster
@@ -18,12 +19,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.bench.hostile.kinds import attacked
+from tests.bench.hostile.kinds import kinds as hostile_kinds
 from tests.bench.soak_requests import Kind, kinds
 from tests.paths import DEMO
 from tests.server import ServerProcess, serving
@@ -133,7 +137,9 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=DEMO / "model")
     parser.add_argument("--adapters", default="", help="as the service's --adapters")
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--polite", action="store_true", help="no hostile traffic beside it")
     asked = parser.parse_args()
+    attacks = list(hostile_kinds("model").values())
     settings: dict[str, Any] = {"log_level": "warning", "served_name": "model"}
     if asked.adapters:
         settings["adapters"] = asked.adapters
@@ -142,7 +148,9 @@ def main() -> int:
         log = Path(folder) / "server.log"
         with serving(asked.model, log, **settings) as server:
             soak = Soak(server, asked.minutes * 60, kinds(names))
-            asyncio.run(soak.run(asked.clients))
+            hostile = nullcontext() if asked.polite else attacked(server.port, attacks)
+            with hostile:
+                asyncio.run(soak.run(asked.clients))
             in_flight = 0.0
             if server.process.poll() is None:
                 in_flight += server.metric("mergeline_requests_in_flight")

@@ -9,19 +9,16 @@ kind. Exit code 1 when it is more than 3 times as much, or the server is not rea
 """
 
 import argparse
-import multiprocessing
-import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 
-from tests.bench.hostile.kinds import Attack, kinds
+from tests.bench.hostile.kinds import Attack, attacked, kinds
 from tests.bench.report import Result, at_most, note, report
 from tests.paths import DEMO
 from tests.server import ServerProcess, serving
@@ -57,31 +54,12 @@ def _beside(
     server: ServerProcess, http: httpx.Client, name: str, attack: Attack, requests: int
 ) -> Result:
     quiet = _latencies(server, http, requests)
-    with _attacked(server.port, attack):
+    with attacked(server.port, [attack]):
         beside = _latencies(server, http, requests)
     quiet += _latencies(server, http, requests)
     result = at_most(name, _p99(beside), _p99(quiet), "ms", MOST)
     note(f"{name}: {result.ours:.0f} ms beside it, {result.other:.0f} ms alone")
     return result
-
-
-@contextmanager
-def _attacked(port: int, attack: Attack) -> Iterator[None]:
-    process = multiprocessing.get_context("fork").Process(target=_keep_on, args=(port, attack))
-    process.start()
-    time.sleep(0.5)
-    try:
-        yield
-    finally:
-        process.kill()
-        process.join()
-
-
-def _keep_on(port: int, attack: Attack) -> None:
-    os.nice(19)  # its own work is on another machine in life
-    while True:
-        with suppress(OSError):
-            attack(port)
 
 
 def _latencies(server: ServerProcess, http: httpx.Client, requests: int) -> list[float]:

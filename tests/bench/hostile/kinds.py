@@ -1,9 +1,13 @@
 """Hostile and unlucky traffic, a kind each; all of it made before it is sent."""
 
 import json
+import multiprocessing
+import os
+import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any
 
@@ -46,6 +50,26 @@ def kinds(model: str) -> dict[str, Attack]:
         "a body that never ends": _unfinished,
         "two hundred connections": _connections,
     }
+
+
+@contextmanager
+def attacked(port: int, attacks: Sequence[Attack]) -> Iterator[None]:
+    """A process of low priority sends these meanwhile, in any order and without a pause."""
+    process = multiprocessing.get_context("fork").Process(target=_keep_on, args=(port, attacks))
+    process.start()
+    time.sleep(0.5)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _keep_on(port: int, attacks: Sequence[Attack]) -> None:
+    os.nice(19)  # its own work is on another machine in life
+    while True:
+        with suppress(OSError):
+            random.choice(attacks)(port)
 
 
 AMBIGUOUS = '%llguidance {}\nstart: s\ns: s s s | s s | "a" | "b" |\n'
