@@ -18,7 +18,7 @@ from client.errors import InputError, ends_with_code
 from client.pipes import run
 from client.predict_testset import seconds
 from client.prediction.job import journal_of
-from client.prediction.journal import read_header
+from client.prediction.journal import differing, read_header
 from client.prediction.selection import Selection
 from client.rows import Row, read_rows, refuse_overwriting, write_rows
 
@@ -68,7 +68,7 @@ def _refuse_different_runs(shards: Sequence[Path]) -> None:
     known = [(path, header) for path in shards if (header := read_header(journal_of(path)))]
     for path, header in known[1:]:
         first, other = known[0]
-        if header != other:
+        if differing(other, header) or differing(header, other):
             facts = (json.dumps(each, ensure_ascii=False) for each in (other, header))
             raise InputError(
                 f"{first} and {path} are of different runs, by their journals: "

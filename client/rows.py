@@ -96,7 +96,8 @@ def _cell(value: Any) -> str:
         return ""
     if not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
-    return f"'{value}" if value.lstrip().startswith(FORMULA) or value[:1] in "\t\r" else value
+    runs = value.lstrip().startswith(FORMULA) or value.startswith(("\t", "\r"))
+    return f"'{value}" if runs else value
 
 
 @contextmanager

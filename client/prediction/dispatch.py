@@ -12,6 +12,7 @@ from typing import Any
 from client.errors import JournalError, ServerGoneError, TransientError
 from client.prediction.api import Api, Served
 from client.prediction.events import Item
+from client.prediction.journal import differing
 from client.prediction.progress import Progress
 from client.prediction.window import Pace, Ticket, Window
 
@@ -57,7 +58,6 @@ class Dispatch:
         self._suspects: deque[int] = deque()  # asked one at a time: an engine died of one of them
         self._tries: Counter[int] = Counter()
         self._deaths: Counter[int] = Counter()
-        self._lists = 0  # under way
         self.given_up: dict[int, str] = {}
         self._unsettled = len(self._waiting)
         self._news = asyncio.Event()  # rows wait again, a list has ended, or all are settled
@@ -127,11 +127,9 @@ class Dispatch:
     def _within(self, window: Window, rows: int) -> Iterator[Ticket]:
         """A list of so many rows is under way; at its end others may have its room."""
         ticket = window.enter(rows)
-        self._lists += 1
         try:
             yield ticket
         finally:
-            self._lists -= 1
             window.leave(ticket)
             self._news.set()
 
@@ -143,8 +141,8 @@ class Dispatch:
         return self._next_list(window.room)
 
     def _may_send(self, window: Window) -> bool:
-        if self._suspects:  # alone, so that it is known of what an engine dies
-            return not self._lists
+        if self._suspects:  # alone at its server, so that it is known of what an engine dies
+            return window.is_idle
         return bool(self._waiting and window.room)
 
     def _next_list(self, most: int) -> list[int]:
@@ -158,6 +156,11 @@ class Dispatch:
 
     async def _send(self, api: Api, batch: list[int]) -> None:
         """Send one list; what it leaves unsettled waits again, and the last reason is raised."""
+        if self._deaths[batch[0]] and await api.is_away():
+            # or the row would be blamed for a server that is gone already
+            away = TransientError("the server is away", counts=False)
+            self._put_back(batch[0], away)
+            raise away
         began, unsettled = _now(), dict(enumerate(batch))
         problems: dict[int, TransientError] = {}
         last = TransientError("the server left rows of a list unanswered")
@@ -216,7 +219,8 @@ class Dispatch:
         elif self._tries[row] >= _TRIES:
             self._give_up(row, f"given up after {_TRIES} tries: {problem}")
         else:
-            (self._suspects if problem.died else self._waiting).appendleft(row)
+            suspect = self._deaths[row] or self._tries[row] >= _TRIES // 2
+            (self._suspects if suspect else self._waiting).appendleft(row)
             self._news.set()
 
     async def _back_off(self, problem: TransientError, failures: int) -> None:
@@ -245,10 +249,11 @@ class Dispatch:
         return max(0.0, self._last_answer + self._pace.model_wait - _now())
 
     def _refuse_other(self, api: Api, served: Served) -> None:
-        if served != self._served:
+        changed = differing(self._served._asdict(), served._asdict())
+        if changed:
             raise JournalError(
-                f"{api.url} now serves another model: was {self._served}, is {served}. "
-                "Serve the first one again, or use --restart"
+                f"{api.url} now serves another model: was {self._served}, is {served} "
+                f"({', '.join(changed)}). Serve the first one again, or use --restart"
             )
 
 

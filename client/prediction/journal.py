@@ -26,7 +26,8 @@ from client.errors import JournalError
 Entry = dict[str, Any]
 
 _FORMAT = 1
-_LATER = {"default_parameters", "adapter_files"}  # facts that older services do not tell
+# Facts that older services do not tell, and that a run may not have known at its beginning.
+_LATER, _BY_ADAPTER = "default_parameters", "adapter_files"
 _LEAD = len('{"crc32":"00000000","entry":')
 
 
@@ -50,7 +51,7 @@ class Journal:
         """Raise JournalError naming each of `facts` under which the journal was not begun."""
         if self.header is None:
             return
-        changed = [name for name, value in facts.items() if not self._agrees(name, value)]
+        changed = differing(self.header, facts)
         if changed:
             details = "; ".join(
                 f"{name} was {json.dumps(self.header.get(name), ensure_ascii=False)}, "
@@ -62,10 +63,6 @@ class Journal:
                 "Give the same again to go on, another --output to keep both, "
                 "or --restart to drop these answers"
             )
-
-    def _agrees(self, name: str, value: Any) -> bool:
-        began = (self.header or {}).get(name)
-        return began == value or (name in _LATER and None in (began, value))
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Write the header of a new journal, or refuse to go on under changed facts."""
@@ -110,6 +107,21 @@ class Journal:
                 "Move the file away, or use --restart to begin anew"
             )
         self.header = entry
+
+
+def differing(began: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The names of the facts in `now` that are others than a run began with.
+
+    What only one of both knows makes no difference.
+    """
+    return [name for name, value in now.items() if not _agree(name, began.get(name), value)]
+
+
+def _agree(name: str, began: Any, now: Any) -> bool:
+    if name == _BY_ADAPTER:
+        both = (began or {}).keys() & (now or {}).keys()
+        return all(_agree(_LATER, began[adapter], now[adapter]) for adapter in both)
+    return began == now or (name == _LATER and None in (began, now))
 
 
 @contextmanager

@@ -49,6 +49,11 @@ class Window:
         size = max(1, min(self._pace.batch_size, int(self._limit) // self._pace.connections))
         return size if self._under_way + size <= self._limit or not self._under_way else 0
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._under_way
+
     def enter(self, rows: int) -> Ticket:
         """Count a list that is sent."""
         self._under_way += rows

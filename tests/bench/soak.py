@@ -153,6 +153,7 @@ def main() -> int:
                 asyncio.run(soak.run(asked.clients))
             in_flight = 0.0
             if server.process.poll() is None:
+                time.sleep(2)  # what the hostile process left is noticed
                 in_flight += server.metric("mergeline_requests_in_flight")
                 in_flight += abs(server.metric("mergeline_prompts_in_flight"))
         if soak.errors or server.process.returncode:

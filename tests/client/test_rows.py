@@ -1,9 +1,11 @@
+import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from client.errors import InputError
-from client.rows import read_rows, write_rows
+from client.rows import read_rows, write_csv, write_rows
 
 
 def put(tmp_path: Path, content: bytes) -> Path:
@@ -73,3 +75,31 @@ def test_what_cannot_be_written_leaves_the_old_file_and_no_rubbish(tmp_path: Pat
 def test_a_written_file_is_readable_for_others(tmp_path: Path) -> None:
     write_rows(tmp_path / "out.json", [{"input": "a"}])
     assert (tmp_path / "out.json").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("", ""),
+        ("感冒", "感冒"),
+        ("=1+1", "'=1+1"),
+        ("+1", "'+1"),
+        ("-1+cmd|x", "'-1+cmd|x"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("  =1", "'  =1"),
+        ("\n=1", "'\n=1"),
+        ("\t=1", "'\t=1"),
+        ("\rx", "'\rx"),
+        ("\uff1d1", "'\uff1d1"),
+        ("1=1", "1=1"),
+        ("a-b", "a-b"),
+        (None, ""),
+        ([1], "[1]"),
+    ],
+)
+def test_no_cell_of_a_table_is_run_as_a_formula(tmp_path: Path, text: Any, cell: str) -> None:
+    write_csv(tmp_path / "table.csv", [{"=name": text, "other": "x"}])
+    with (tmp_path / "table.csv").open(encoding="utf-8-sig", newline="") as file:
+        header, row = csv.reader(file)
+    assert header == ["'=name", "other"]
+    assert row == [cell, "x"]

@@ -1,5 +1,6 @@
 """A row that kills the engine costs itself alone: not the run, and not replica after replica."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from client.prediction.job import Job, predict
 from tests.client.conftest import FAST, read_output, rows
-from tests.client.stub import Break, Json, Refusal, Stub, failure
+from tests.client.stub import Break, Json, Refusal, Stub, _send, failure, running
 
 MakeJob = Callable[..., Job]
 PROMPTS = [str(row["input"]) for row in rows(40)]
@@ -67,3 +68,38 @@ def test_a_cut_connection_to_a_server_that_lives_blames_nobody(job: MakeJob, stu
     stub.faults += [Break(after=0, reset=True)] * 4
     assert predict(job()) == {}
     assert all(len(each["prompt"]) > 1 for each in stub.requests)
+
+
+class Dying(Stub):
+    """Its process is gone for a while once the engine has died, as a service's is."""
+
+    def __init__(self, poison: str, accepts: bool) -> None:
+        super().__init__()
+        self._poison, self._accepts = poison, accepts
+        self.engines = 1
+
+    async def _generate(self, body: Json, writer: Any) -> None:
+        if not self.ready:
+            if self._accepts:  # as a port that is forwarded does: it is cut at once
+                writer.transport.abort()
+            else:
+                _send(writer, 503, {"error": "the engine has died"})
+            return
+        if self._poison in body["prompt"]:
+            self.ready = False
+            self.engines += 1
+            asyncio.get_running_loop().call_later(1, setattr, self, "ready", True)
+            self.requests.append(body)
+            writer.transport.abort()
+            return
+        await super()._generate(body, writer)
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+def test_while_the_server_is_away_nobody_is_blamed(job: MakeJob, accepts: bool) -> None:
+    dying = Dying(PROMPTS[5], accepts)
+    with running(dying):
+        pace = replace(FAST, batch_size=4, connections=8)
+        missing = predict(job(urls=(dying.url,), pace=pace))
+        assert set(missing) == {"test-35"}
+        assert dying.engines == 3
