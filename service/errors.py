@@ -189,5 +189,8 @@ def _param(loc: Sequence[int | str]) -> str:
     """A field's path, without the members of unions ("list[str]") that pydantic puts into it."""
     path = [part for part in loc if part != "body"]
     depth = 2 if path[:1] == ["parameters"] else 1
-    numbers = [part for part in path[depth:] if isinstance(part, int)]
-    return ".".join(str(part) for part in [*path[:depth], *numbers])
+    return ".".join(map(str, [*path[:depth], *filter(_is_number, path[depth:])]))
+
+
+def _is_number(part: int | str) -> bool:
+    return isinstance(part, int)

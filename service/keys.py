@@ -74,7 +74,8 @@ def read_keys(file: Path) -> list[Digest]:
     text = content.decode(encoding, "replace")
     if "\ufffd" in text or "\0" in text:
         raise ValueError(f"{file} is no text in UTF-8, with a key a line")
-    return [_digest(line.encode()) for line in map(str.strip, text.split("\n")) if _is_key(line)]
+    lines = map(str.strip, text.split("\n"))
+    return [_digest(line.encode()) for line in filter(_is_key, lines)]
 
 
 def _is_key(line: str) -> bool:

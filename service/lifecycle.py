@@ -96,6 +96,9 @@ class Lifecycle:
         if self._ready is None or self.state is not State.READY:
             self._metrics.rejections.labels("unavailable").inc()
             raise UnavailableError(f"the service is {self.state}")
+        if not self._engine.is_alive():  # which the watch will find within half a second
+            self._metrics.rejections.labels("unavailable").inc()
+            raise UnavailableError(ENGINE_GONE)
         return self._ready
 
     def longest_text(self) -> int | None:

@@ -22,6 +22,7 @@ TOKEN_ID = re.compile("[0-9]{1,10}")
 REQUEST_ID = "[A-Za-z0-9._:-]{1,128}"
 ALIASES = {"max_new_tokens": "max_tokens", "num_beams": "beam_width", "best_of": "beam_width"}
 MOST_OUTPUTS = 128
+MOST_LOGPROBS = 20
 MOST_STOPS = 64
 MAX_LOGPROBS = 64
 """Most alternatives a position that the engine returns; beam search needs them."""
@@ -119,7 +120,9 @@ class Parameters(Fields):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float = Field(1.0, gt=0, le=100)
-    logprobs: int | None = Field(None, ge=0, le=20, description="likeliest tokens a position")
+    logprobs: int | None = Field(
+        None, ge=0, le=MOST_LOGPROBS, description="likeliest tokens a position"
+    )
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         None,
         description="token id -> value added to its logit",

@@ -52,10 +52,15 @@ def document_alias(schema: JsonSchema) -> None:
 
 
 def _or_null(field: JsonSchema) -> JsonSchema:
-    about = {key: field[key] for key in ("title", "description", "default") if key in field}
-    kind = {key: value for key, value in field.items() if key not in about}
+    about, kind = _apart(field, {"title", "description", "default"})
     kinds = kind.pop("anyOf") if list(kind) == ["anyOf"] else [kind]
     return {**about, "anyOf": [*kinds, NULL]}
+
+
+def _apart(field: JsonSchema, names: set[str]) -> tuple[JsonSchema, JsonSchema]:
+    """The members of these names, and all others."""
+    chosen = {key: value for key, value in field.items() if key in names}
+    return chosen, {key: value for key, value in field.items() if key not in names}
 
 
 def _not_null(field: JsonSchema) -> JsonSchema:

@@ -156,11 +156,8 @@ class Dispatch:
 
     async def _send(self, api: Api, batch: list[int]) -> None:
         """Send one list; what it leaves unsettled waits again, and the last reason is raised."""
-        if self._deaths[batch[0]] and await api.is_away():
-            # or the row would be blamed for a server that is gone already
-            away = TransientError("the server is away", counts=False)
-            self._put_back(batch[0], away)
-            raise away
+        if self._deaths[batch[0]]:
+            await self._refuse_to_be_blamed(api, batch[0])
         began, unsettled = _now(), dict(enumerate(batch))
         problems: dict[int, TransientError] = {}
         last = TransientError("the server left rows of a list unanswered")
@@ -183,6 +180,13 @@ class Dispatch:
             self._put_back(row, problems.get(row, last))
         if unsettled:
             raise last
+
+    async def _refuse_to_be_blamed(self, api: Api, suspect: int) -> None:
+        """A suspect is not sent to a server that is gone already."""
+        if await api.is_away():
+            away = TransientError("the server is away", counts=False)
+            self._put_back(suspect, away)
+            raise away
 
     def _settle(self, api: Api, row: int, item: Item, *, seconds: float) -> None:
         self._last_answer = _now()

@@ -1,5 +1,6 @@
 """/v1: the engine's own OpenAI routes, behind our gate, admission and drain."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable
@@ -62,9 +63,11 @@ class V1:
         body = (await receive())["body"]  # the gate has read it whole
         work = read_v1(inner["path"], body, record, self._deployment.settings.max_prompts)
         self._refuse_other_models(work.model)
-        _refuse_control_tokens(work, ready.encoder)
         with self._under_way(work) as under_way:
-            answering = _Answer(send, under_way.lease.release)
+            # in a thread: a body of megabytes takes seconds
+            await asyncio.to_thread(_refuse_control_tokens, work, ready.encoder)
+            failure = self._deployment.engine.failure
+            answering = _Answer(inner, send, under_way.lease.release, failure)
             await _handed_on(ready.openai_routes, inner, body, receive, answering.send)
 
     def _under_way(self, work: V1Work) -> AbstractContextManager[UnderWay]:
@@ -87,7 +90,15 @@ class _Answer:
     And what vLLM stumbles over gets a 400: with the engine alive it is the request's own fault.
     """
 
-    def __init__(self, send: Send, on_begin: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        send: Send,
+        on_begin: Callable[[], None],
+        failure: Callable[[], ServiceError | None],
+    ) -> None:
+        self._scope = scope
+        self._failure = failure
         self._send = send
         self._on_begin = on_begin
         self._start: Message | None = None
@@ -119,12 +130,16 @@ class _Answer:
         await self._send(message)
 
     async def _refuse(self, error: dict[str, Any]) -> None:
-        if error["type"] == STUMBLED:
+        failure = self._failure()
+        answering = JSONResponse({"error": error}, error["code"])
+        if failure is not None:
+            answering = answer(failure, self._scope)
+        elif error["type"] == STUMBLED:
             logger.warning("/v1 could not process a request: %s", error["message"])
             error = {**error, "code": 400, "type": "BadRequestError"}
             error["message"] = f"the request cannot be processed: {error['message']}"
-        answering = JSONResponse({"error": error}, error["code"])
-        head = {"type": "http.response.start", "status": error["code"]}
+            answering = JSONResponse({"error": error}, error["code"])
+        head = {"type": "http.response.start", "status": answering.status_code}
         await self._send({**head, "headers": answering.raw_headers})
         await self._send({"type": "http.response.body", "body": answering.body})
 

@@ -23,14 +23,15 @@ class GenerateRequest(Fields):
     @model_validator(mode="before")
     @classmethod
     def _input_is_prompt(cls, body: Any) -> Any:
-        if not isinstance(body, dict) or "input" not in body:
+        if not isinstance(body, dict):
             return body
-        rest = {name: value for name, value in body.items() if name != "input"}
-        if body["input"] is None:
+        rest = dict(body)
+        alias = rest.pop("input", None)
+        if alias is None:
             return rest
         if rest.get("prompt") is not None:
             raise ValueError("set prompt or its alias input, not both")
-        return {**rest, "prompt": body["input"]}
+        return {**rest, "prompt": alias}
 
 
 class TokenizeRequest(Fields):

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import InvalidRequestError, first_problem
-from service.parameters import MOST_OUTPUTS, MOST_STOPS, RequestId, refuse_overtaking
+from service.parameters import MOST_LOGPROBS, MOST_OUTPUTS, MOST_STOPS, RequestId, refuse_overtaking
 from service.request_record import RequestRecord
 
 COMPLETIONS, BATCH = "/v1/completions", "/v1/chat/completions/batch"
@@ -25,14 +25,37 @@ NOT_TAKEN = {
     "media_io_kwargs": "the models here read text alone",
     "mm_processor_kwargs": "the models here read text alone",
     "previous_input_messages": "send all messages in input",
+    "repetition_detection": "looking for repetitions holds up all others",
     "prompt_embeds": "send text or token ids",
     "tokenize": "the template's text is always turned into tokens",
     "vllm_xargs": "no extension takes them",
 }
 """Fields of vLLM's that reach into its inside, and what to know instead."""
 TEMPLATE_ARGUMENTS = "chat_template_kwargs"
-RENDERED = ("messages", "input", "system", "instructions", "tools", "documents", TEMPLATE_ARGUMENTS)
-"""Fields whose text the chat template writes into the prompt."""
+RENDERED = ("messages", "input", "documents", TEMPLATE_ARGUMENTS)
+BY_DEVELOPER = ("system", "instructions", "tools")
+"""Fields whose text the chat template writes into the prompt; these may speak of marks."""
+MARKS_ALLOWED = {"assistant", "system", "developer"}
+"""Roles whose messages may hold marks such as <think>, though no special tokens."""
+
+
+def _refuse_tags(kind: str) -> str:
+    """VLLM compiles structural tags while it validates the body, which holds up all others."""
+    if kind == "structural_tag":
+        raise ValueError("structural_tag is not taken: use json_schema, or a grammar")
+    return kind
+
+
+class _Format(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    type: Annotated[str, AfterValidator(_refuse_tags)] = "text"
+
+
+class _Constraint(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    structural_tag: None = None
 
 
 class V1Fields(BaseModel):
@@ -43,6 +66,11 @@ class V1Fields(BaseModel):
     model: str | None = None
     n: int | None = Field(None, ge=1, le=MOST_OUTPUTS)
     best_of: int | None = Field(None, ge=1, le=MOST_OUTPUTS)
+    response_format: _Format | None = None
+    structured_outputs: _Constraint | None = None
+    logprobs: bool | Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
+    prompt_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
     request_id: RequestId | None = None
     priority: int | None = Field(None, ge=-(2**31), lt=2**31)
@@ -69,13 +97,14 @@ def read_v1(path: str, content: bytes, record: RequestRecord, max_prompts: int) 
     """What the body of a POST asks for. Raises InvalidRequestError, which names the field."""
     body = _parsed(content)
     _refuse_fields(body)
-    _refuse_large_numbers(body)
     try:
         fields = V1Fields.model_validate(body)
     except ValidationError as error:
         raise first_problem(error.errors()) from error
     refuse_overtaking(record, fields.priority, "priority")
     prompts = _count_prompts(path, body)
+    if fields.each > 1 and fields.prompt_logprobs is not None:
+        raise InvalidRequestError("prompt_logprobs goes with n=1 alone", "prompt_logprobs")
     if prompts > max_prompts:
         raise InvalidRequestError(
             f"{prompts} prompts in one request, at most {max_prompts}: split the list",
@@ -87,7 +116,10 @@ def read_v1(path: str, content: bytes, record: RequestRecord, max_prompts: int) 
 
 def _parsed(content: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(content, parse_constant=_refuse_number, parse_float=_finite)
+        text = content.decode("utf-8-sig")  # json.loads would take half a character, and UTF-16
+        body = json.loads(
+            text, parse_constant=_refuse_number, parse_float=_finite, parse_int=_of_64_bits
+        )
         if SURROGATE.search(content):
             json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -108,6 +140,11 @@ def _finite(number: str) -> float:
     return value if math.isfinite(value) else _refuse_number(number)
 
 
+def _of_64_bits(number: str) -> int:
+    value = int(number)
+    return value if value.bit_length() < 64 else int(_refuse_number(number))
+
+
 def _refuse_number(number: str) -> float:
     raise ValueError(f"{number[:20]} is no number that can be computed with")
 
@@ -120,12 +157,6 @@ def _refuse_fields(body: dict[str, Any]) -> None:
             raise InvalidRequestError(f"{name} is not taken: {NOT_TAKEN[name]}", name)
 
 
-def _refuse_large_numbers(body: dict[str, Any]) -> None:
-    for name, value in body.items():
-        if isinstance(value, int) and value.bit_length() > 63:
-            raise InvalidRequestError(f"{name} is beyond 64 bits", name)
-
-
 def _count_prompts(path: str, body: dict[str, Any]) -> int:
     many = body.get(LIST_OF_PROMPTS.get(path, ""))
     if not isinstance(many, list) or not many:
@@ -135,7 +166,7 @@ def _count_prompts(path: str, body: dict[str, Any]) -> int:
 
 def _rendered(body: dict[str, Any]) -> Iterator[tuple[str, bool]]:
     """All text that the chat template may write into the prompt, names of members included."""
-    pending: list[tuple[Any, bool]] = [(body.get(name), False) for name in RENDERED]
+    pending = [(body.get(name), name in BY_DEVELOPER) for name in (*RENDERED, *BY_DEVELOPER)]
     while pending:
         value, by_model = pending.pop()
         if isinstance(value, str):
@@ -146,10 +177,18 @@ def _rendered(body: dict[str, Any]) -> Iterator[tuple[str, bool]]:
 
 
 def _is_by_model(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("role") == "assistant"
+    return isinstance(value, dict) and value.get("role") in MARKS_ALLOWED
 
 
 def _members(value: Any) -> list[Any]:
     if isinstance(value, dict):
-        return [*value, *value.values()]
+        return [*value, *value.values(), _arguments(value)]
     return value if isinstance(value, list) else []
+
+
+def _arguments(call: dict[str, Any]) -> Any:
+    """Of a tool call: JSON in a text, which templates write without its escapes."""
+    try:
+        return json.loads(call.get("arguments", ""))
+    except (ValueError, TypeError, RecursionError):
+        return None

@@ -1,11 +1,13 @@
 """vLLM's AsyncLLM with what every request needs on its way in, whoever sent it: ours or /v1."""
 
+import json
 from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import vllm.v1.engine.async_llm
 import vllm.v1.engine.detokenizer
+import vllm.v1.structured_output.backend_guidance
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import StructuredOutputsParams
@@ -32,6 +34,8 @@ class PlacedLLM(AsyncLLM):
         self._entering: Counter[int] = Counter()
         vllm.v1.engine.async_llm.OutputProcessor = WatchedOutputs
         vllm.v1.engine.detokenizer.FastIncrementalDetokenizer = WholeCharacters
+        # on the event loop, and once more what the trial has done
+        vllm.v1.structured_output.backend_guidance.validate_guidance_grammar = _tried_already
         super().__init__(*args, **kwargs)
 
     async def generate(
@@ -39,7 +43,7 @@ class PlacedLLM(AsyncLLM):
     ) -> AsyncGenerator[RequestOutput, None]:
         """As AsyncLLM's. Raises RefusedError, a ValueError, for what cannot be answered rightly."""
         refuse_costly(sampling_params.structured_outputs)
-        refuse_unservable(sampling_params, self.placement)
+        refuse_unservable(sampling_params, self.placement, self.eos_token_ids)
         constraint = await self._constrained(sampling_params)
         placeholders = len(self.placement.placeholders)
         placed = self._placed(prompt, more.get("lora_request"))
@@ -62,8 +66,15 @@ class PlacedLLM(AsyncLLM):
         lora: LoRARequest | None = more.get("lora_request")
         number = 0 if lora is None else lora.lora_int_id
         self._entering[number] += 1
+        ids = self.output_processor.external_req_ids
+        before = set(ids.get(args[0], ()))
         try:
             return await super().add_request(*args, **more)
+        except BaseException:  # it may be known here, and not to the engine: nothing would end it
+            begun = [each for each in ids.get(args[0], ()) if each not in before]
+            if begun:
+                await self.abort(begun, internal=True)
+            raise
         finally:
             self._entering[number] -= 1
 
@@ -78,9 +89,12 @@ class PlacedLLM(AsyncLLM):
     async def _constrained(self, params: Any) -> Any:
         """The grammar that the text has to follow, if any. Raises RefusedError."""
         if not params.bad_words:
-            if params.structured_outputs is not None:
-                await self.trial.check(params.structured_outputs)
-            return params.structured_outputs
+            constraint = params.structured_outputs
+            if constraint is not None:
+                await self.trial.check(constraint)
+                if isinstance(constraint.json, dict):  # a number in it may be beyond msgpack's
+                    constraint.json = json.dumps(constraint.json)
+            return constraint
         ends = self.eos_token_ids.union(params.stop_token_ids or ())
         grammar = without(params.bad_words, ends - {self.get_tokenizer().eos_token_id})
         constraint = StructuredOutputsParams(grammar=grammar)
@@ -98,6 +112,10 @@ class PlacedLLM(AsyncLLM):
         except InvalidRequestError as error:
             raise RefusedError(error.message, "prompt") from error
         return {**prompt, "prompt_token_ids": ids, **_salt(prompt, lora)}
+
+
+def _tried_already(*_: Any) -> None:
+    pass
 
 
 def _salt(prompt: Any, lora: LoRARequest | None) -> dict[str, str]:

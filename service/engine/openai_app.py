@@ -14,16 +14,23 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from service.engine.protocol import OPENAI_ROUTES
 from service.engine.tokenizers import limit_pooled_caches
-from service.errors import ENGINE_GONE, EngineDiedError, answer
+from service.errors import ServiceError, answer
 
 TASKS = ("generate",)
 
 
-async def openai_app(llm: Any, model_name: str, adapters: dict[str, Any]) -> ASGIApp:
+async def openai_app(
+    llm: Any, model_name: str, adapters: dict[str, Any], failure: Callable[[], ServiceError]
+) -> ASGIApp:
     """An application that answers /v1/….
 
-    `adapters` (vLLM's LoRARequest by name) is read at each request: they are models too.
+    `adapters` (vLLM's LoRARequest by name) is read at each request: they are models too. `failure`
+    says what a dead engine is answered with.
     """
+
+    async def on_dead_engine(request: Request, error: Exception) -> JSONResponse:
+        return answer(failure(), request.scope)
+
     args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
     args.model = llm.model_config.model
     args.served_model_name = [model_name]
@@ -37,7 +44,7 @@ async def openai_app(llm: Any, model_name: str, adapters: dict[str, Any]) -> ASG
     app.add_api_route("/v1/openapi.json", _document(app), include_in_schema=False)
     limit_pooled_caches(llm.get_tokenizer())
     # vLLM's own handler would look for vLLM's own server, to end it
-    app.add_exception_handler(EngineDeadError, _on_dead_engine)
+    app.add_exception_handler(EngineDeadError, on_dead_engine)
     app.middleware_stack = app.build_middleware_stack()  # vLLM has built it already
     return app
 
@@ -68,7 +75,3 @@ def _document(app: FastAPI) -> Callable[[], Awaitable[JSONResponse]]:
         return JSONResponse({**whole, "paths": paths})
 
     return document
-
-
-async def _on_dead_engine(request: Request, error: Exception) -> JSONResponse:
-    return answer(EngineDiedError(ENGINE_GONE), request.scope)

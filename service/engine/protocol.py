@@ -147,6 +147,9 @@ class Engine(Protocol):
     def seconds_without_progress(self) -> float:
         """How long requests have been waiting since the last token; 0 when there are none."""
 
+    def failure(self) -> ServiceError | None:
+        """What requests fail of that run now; None while the engine works."""
+
     def fail(self, error: ServiceError) -> None:
         """Answer every running request with that error; `shutdown` will be rough then."""
 

@@ -32,10 +32,13 @@ class RefusedError(VLLMValidationError):
         return str(self.args[0])
 
 
-def refuse_unservable(params: Any, placement: Placement) -> None:
-    """Raise RefusedError for vLLM's SamplingParams that no engine of ours can follow."""
+def refuse_unservable(params: Any, placement: Placement, ends: frozenset[int]) -> None:
+    """Raise RefusedError for vLLM's SamplingParams that no engine of ours can follow.
+
+    `ends` are the model's own end tokens.
+    """
     _refuse_too_many(params)
-    _refuse_contradictions(params)
+    _refuse_contradictions(params, ends)
     if params.prompt_logprobs is not None and placement != Placement():
         raise RefusedError(
             "this model computes a prompt together with a trained prefix, or in both directions: "
@@ -64,17 +67,17 @@ def _size(value: Any) -> int:
     return len(value or ())
 
 
-def _refuse_contradictions(params: Any) -> None:
+def _refuse_contradictions(params: Any, ends: frozenset[int]) -> None:
     """What the engine would take, and then choose any token."""
     for (name, other), reason in CONTRADICTIONS.items():
         if getattr(params, name) and getattr(params, other):
             raise RefusedError(f"{name} does not go with {other}: {reason}", name)
-    if params.min_tokens and _allows_ends_alone(params):
+    if params.min_tokens and _allows_ends_alone(params, ends):
         raise RefusedError(
             "allowed_token_ids holds ends alone, which min_tokens forbids", "allowed_token_ids"
         )
 
 
-def _allows_ends_alone(params: Any) -> bool:
+def _allows_ends_alone(params: Any, ends: frozenset[int]) -> bool:
     allowed = set(params.allowed_token_ids or ())
-    return bool(allowed) and allowed <= set(params.stop_token_ids or ())
+    return bool(allowed) and allowed <= ends.union(params.stop_token_ids or ())

@@ -40,14 +40,15 @@ def stream_after(backend: Any, prompt_ids: list[int], *, skip_special_tokens: bo
     """A stream whose steps give what follows the prompt.
 
     DecodeStream would give the prompt itself where that ends inside a character, or in U+FFFD:
-    those last tokens are left out.
+    those last tokens are left out. After many of them the stream begins anew.
     """
-    end = len(prompt_ids)
-    while end and backend.decode(
+    end, least = len(prompt_ids), max(0, len(prompt_ids) - WINDOW)
+    while end > least and backend.decode(
         prompt_ids[max(0, end - WINDOW) : end], skip_special_tokens=skip_special_tokens
     ).endswith(REPLACEMENT):
         end -= 1
-    return DecodeStream(ids=prompt_ids[:end], skip_special_tokens=skip_special_tokens)
+    known = prompt_ids[:end] if end > least or not least else []
+    return DecodeStream(ids=known, skip_special_tokens=skip_special_tokens)
 
 
 def limit_cache(rust: Any) -> None:

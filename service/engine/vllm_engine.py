@@ -171,7 +171,9 @@ class VLLMEngine:
         """The OpenAI server of vLLM, on this engine; the last that is loaded."""
         from service.engine.openai_app import openai_app
 
-        routes = await openai_app(self._llm, self._settings.model_name, self._loras)
+        routes = await openai_app(
+            self._llm, self._settings.model_name, self._loras, lambda: self._failure
+        )
         restore_gc_threshold()
         return routes
 
@@ -182,6 +184,10 @@ class VLLMEngine:
     def seconds_without_progress(self) -> float:
         """Seconds that requests have waited since the engine last computed something."""
         return 0.0 if self._llm is None else float(self._llm.output_processor.stalled_for())
+
+    def failure(self) -> ServiceError | None:
+        """What requests fail of that run now; None while the engine works."""
+        return self._failure if self._given_up or not self.is_alive() else None
 
     def fail(self, error: ServiceError) -> None:
         """End every running request with that error."""

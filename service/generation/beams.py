@@ -46,7 +46,7 @@ class BeamSearch:
                 break
             last = length == max_tokens
             finished = self._best(finished, candidates, last=last)
-            running = [b for b in candidates if b.ids[-1] not in self._ends][: self.width]
+            running = self._going_on(candidates)
             if last or not running or not self._can_improve(running[0], length, finished):
                 break
         best = finished[: self.request.sampling.get("n", self.width)]
@@ -100,6 +100,9 @@ class BeamSearch:
             return None
         score = beam.logprob / len(beam.ids) ** self.length_penalty
         return replace(beam, score=score, finish_reason="stop" if stops else "length")
+
+    def _going_on(self, candidates: list[_Beam]) -> list[_Beam]:
+        return [beam for beam in candidates if beam.ids[-1] not in self._ends][: self.width]
 
     def _can_improve(self, best: _Beam, length: int, finished: list[_Beam]) -> bool:
         if len(finished) < self.width:

@@ -17,7 +17,10 @@ WITH_BODY = {"/generate", "/tokenize", "/detokenize", "/abort", "/admin/adapters
 V1 = "/v1/"
 BODIES_AT_ONCE = 4  # what all that are on their way may take, in largest bodies
 SMALL_BODY = 64 * 1024  # is always taken: a few large and slow ones must not keep it out
-QUOTE = ord('"')
+QUOTE_BYTE = b'"'
+QUOTE = ord(QUOTE_BYTE)
+NUMBERS = b"0123456789,.:-+eE[]{} \t\r\n"  # what a list of numbers is made of
+LONGEST_LOOKED_AT = 8
 MOST_VALUES = 500_000  # of JSON in a body: members of its lists and objects
 
 
@@ -122,7 +125,13 @@ def _longest_text(body: bytes) -> int:
     import numpy as np  # late: /livez answers before it is loaded
 
     quotes = np.flatnonzero(np.frombuffer(body, np.uint8) == QUOTE)
-    return int(np.diff(quotes, prepend=0, append=len(body)).max(initial=0))
+    ends = np.concatenate(([0], quotes, [len(body)]))
+    lengths = np.diff(ends)
+    for start in np.argsort(lengths)[::-1][:LONGEST_LOOKED_AT]:
+        span = body[ends[start] : ends[start + 1]]
+        if span.strip(QUOTE_BYTE).translate(None, NUMBERS):  # else it is a list of token ids
+            return len(span)
+    return 0
 
 
 def _refuse_many_values(body: bytearray) -> None:

@@ -43,6 +43,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_timer: TimerHandle | None = None
         self._write_timer: TimerHandle | None = None
         self._bare_bytes = 0
+        self._unread = 0
         self.idle_since = 0.0
         """When its last answer was written, in the event loop's time."""
         self._probes_only = False
@@ -128,8 +129,16 @@ class BoundedConnection(HttpToolsProtocol):
     def _abort_later(self) -> None:
         """Closing alone waits until all that was written has been read."""
         if self._write_timer is None:
+            self._unread = self.transport.get_write_buffer_size()
             timeout = self._limits.write_timeout_s
-            self._write_timer = self.loop.call_later(timeout, self.transport.abort)
+            self._write_timer = self.loop.call_later(timeout, self._abort_unless_read)
+
+    def _abort_unless_read(self) -> None:
+        self._write_timer = None
+        if self.transport.get_write_buffer_size() < self._unread:
+            self._abort_later()  # it reads, if slowly
+        else:
+            self.transport.abort()
 
     def _cancel_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -155,7 +164,9 @@ class BoundedConnection(HttpToolsProtocol):
 
 def _is_idle(connection: BoundedConnection) -> bool:
     cycle = connection.cycle
-    return cycle is None or (cycle.response_complete and not connection.pipeline)
+    if connection.pipeline or connection.transport.get_write_buffer_size():
+        return False
+    return cycle is None or cycle.response_complete
 
 
 def _idle_since(connection: BoundedConnection) -> float:

@@ -31,6 +31,7 @@ class Server(uvicorn.Server):
                 port=settings.port,
                 log_level=settings.log_level,
                 access_log=False,
+                ws="none",
                 http=partial(
                     BoundedConnection,
                     limits=ConnectionLimits(

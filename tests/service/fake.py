@@ -97,6 +97,9 @@ class FakeEngine:
     def seconds_without_progress(self) -> float:
         return self.stalled_s
 
+    def failure(self) -> ServiceError | None:
+        return None if self.alive and not self._failed.is_set() else self._failure
+
     def fail(self, error: ServiceError) -> None:
         self._failure = error
         self._failed.set()

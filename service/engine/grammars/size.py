@@ -23,8 +23,15 @@ def refuse_costly(constraint: Any) -> None:
         raise ValueError(f"a grammar may not hold the line {MARK.strip()!r}")
     if "%json" in grammar:
         raise ValueError("a grammar may hold no %json: give the JSON schema under json")
+    _refuse_long(grammar, constraint.regex, *(constraint.choice or ()))
     for schema in filter(None, (constraint.json, constraint.structural_tag)):
         _refuse_costly_schema(_parsed(schema))
+
+
+def _refuse_long(*texts: str | None) -> None:
+    for text in filter(None, texts):
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"structured_outputs: {len(text)} characters, at most {MOST_BYTES}")
 
 
 def _refuse_costly_schema(schema: Any) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
-from statistics import fmean
 from typing import Any
 
 import llguidance.hf
@@ -84,7 +83,7 @@ class GrammarTrial:
                 break
             matcher.consume_tokens([int(random.choice(allowed))])
             spent, tokens = spent + last[-1], tokens + 1
-        return fmean(last or [0.0])
+        return sum(last) / max(len(last), 1)
 
     def _allowed(self, mask: Any) -> Any:
         """The token ids that a mask allows, but for the end."""

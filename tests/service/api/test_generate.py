@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.errors import EngineDiedError
 from tests.service.conftest import Ask
 from tests.service.fake import FakeEngine
 
@@ -100,7 +101,7 @@ async def test_what_the_engine_refuses_is_a_400_also_for_a_stream(ask: Ask) -> N
 async def test_an_engine_that_dies_is_a_500_which_nobody_repeats_or_an_error_event(
     client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
-    engine.alive = False
+    engine.fail(EngineDiedError("the engine has died"))
     one = await client.post("/generate", json={"prompt": "一"})
     many = await client.post("/generate", json={"prompt": ["一", "二"]})
     stream = await client.post("/generate", json={"prompt": ["一"], "stream": True})
