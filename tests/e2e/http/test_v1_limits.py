@@ -36,7 +36,7 @@ def test_half_a_character_is_a_400_in_every_field_of_v1(
     [
         ("n", 129), ("n", 0), ("n", -1), ("n", 10**9), ("n", 1e300), ("best_of", 1000),
         ("request_id", "x" * 129), ("request_id", "a b"), ("request_id", ""), ("request_id", 7),
-        ("priority", 2**62), ("stop", ["x"] * 65), ("prompt", ["a"] * 2049), ("max_tokens", 10**30),
+        ("priority", 2**62), ("stop", ["x"] * 65), ("prompt", ["a"] * 2049),
         ("logit_bias", {str(i): 1 for i in range(1025)}), ("allowed_token_ids", list(range(1025))),
         ("logprob_token_ids", [1]), ("kv_transfer_params", {"a": 1}), ("vllm_xargs", {"a": 1}),
         ("prompt_embeds", "AAAA"), ("bad_words", ["x" * 9000]),
@@ -61,7 +61,7 @@ def test_half_a_million_numbers_are_too_many_and_numbers_have_to_be_finite(
     json_body = {"content-type": "application/json"}
     many = b'{"prompt": [' + b"1," * 600_000 + b"1]}"
     assert http.post("/v1/completions", content=many, headers=json_body).status_code == 413
-    for number in (b"1e400", b"-1e999", b"NaN", b"Infinity", b"9" * 5000):
+    for number in (b"1e400", b"-1e999", b"NaN", b"Infinity", b"1" + b"0" * 30, b"9" * 5000):
         content = b'{"prompt": "a", "temperature": ' + number + b"}"
         answer = http.post("/v1/completions", content=content, headers=json_body)
         assert answer.status_code == 400, number
