@@ -35,7 +35,7 @@ TEMPLATE_ARGUMENTS = "chat_template_kwargs"
 RENDERED = ("messages", "input", "documents", TEMPLATE_ARGUMENTS)
 BY_DEVELOPER = ("system", "instructions", "tools")
 """Fields whose text the chat template writes into the prompt; these may speak of marks."""
-MARKS_ALLOWED = {"assistant", "system", "developer"}
+MARKS_ALLOWED = ("assistant", "system", "developer")
 """Roles whose messages may hold marks such as <think>, though no special tokens."""
 
 

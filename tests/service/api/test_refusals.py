@@ -88,3 +88,12 @@ async def test_large_bodies_together_are_bounded_and_keep_no_small_one_out(
     assert (
         await client.post("/generate", content=large(), headers=JSON)
     ).status_code == 400  # too long
+
+
+@pytest.mark.parametrize("role", [{}, [], None, 7, True, ""])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_a_role_that_is_no_text_is_left_to_the_engines_routes(
+    client: httpx.AsyncClient, path: str, role: object
+) -> None:
+    body = {"model": "fake-model", "messages": [{"role": role, "content": "感冒"}]}
+    assert (await client.post(path, json=body)).status_code == 200
