@@ -15,15 +15,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.v1_requests import V1Work, read_v1
 from service.deployment import Deployment, UnderWay
 from service.engine.protocol import OPENAI_ROUTES
-from service.errors import NotFoundError, ServiceError, WrongMethodError, answer
+from service.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    ServiceError,
+    WrongMethodError,
+    answer,
+)
 from service.generation.prompt import PromptEncoder
 from service.http.streams import EVENT_STREAM, LINE_SEPARATORS
 from service.request_record import RequestRecord, record_of
 
 PASSED_ON = {b"content-type", b"content-length", b"accept"}
 ERROR_EVENT = b'data: {"error":'
-STATUS_STUMBLED, STUMBLED = 500, "InternalServerError"
-"""What vLLM answers where its own code raises what it did not expect."""
+STUMBLED = 500
+"""The status of vLLM's answer where its own code raises what it did not expect."""
 logger = logging.getLogger("mergeline")
 
 
@@ -131,14 +137,12 @@ class _Answer:
 
     async def _refuse(self, error: dict[str, Any]) -> None:
         failure = self._failure()
+        if error["code"] == STUMBLED and failure is None:
+            logger.warning("/v1 could not process a request: %s", error["message"])
+            failure = InvalidRequestError(f"the request cannot be processed: {error['message']}")
         answering = JSONResponse({"error": error}, error["code"])
         if failure is not None:
             answering = answer(failure, self._scope)
-        elif error["type"] == STUMBLED:
-            logger.warning("/v1 could not process a request: %s", error["message"])
-            error = {**error, "code": 400, "type": "BadRequestError"}
-            error["message"] = f"the request cannot be processed: {error['message']}"
-            answering = JSONResponse({"error": error}, error["code"])
         head = {"type": "http.response.start", "status": answering.status_code}
         await self._send({**head, "headers": answering.raw_headers})
         await self._send({"type": "http.response.body", "body": answering.body})
@@ -146,11 +150,11 @@ class _Answer:
 
 def _error_in(status: int, body: bytes) -> dict[str, Any] | None:
     """Of a stream that begins with an error, or of an answer of 500."""
-    if not (body.startswith(ERROR_EVENT) or status == STATUS_STUMBLED):
+    if not (body.startswith(ERROR_EVENT) or status == STUMBLED):
         return None
     first = body.split(b"\n", 1)[0].removeprefix(b"data: ")
     error: dict[str, Any] = json.loads(first)["error"]
-    return error
+    return {"code": status, **error}  # /v1/messages has another shape, without a code
 
 
 def v1_route(deployment: Deployment) -> Route:
@@ -169,7 +173,7 @@ async def _handed_on(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, 
 
 
 def _refuse_other_routes(scope: Scope) -> None:
-    """VLLM has more, for operators and other programs of its own: they are not there."""
+    """Those that vLLM has for operators and other programs of its own are not there."""
     path = scope["path"]
     methods = [method for method, paths in OPENAI_ROUTES.items() if path in paths]
     if not methods:

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,7 +40,7 @@ MARKS_ALLOWED = ("assistant", "system", "developer")
 
 
 def _refuse_tags(kind: str) -> str:
-    """VLLM compiles structural tags while it validates the body, which holds up all others."""
+    """Structural tags are compiled while vLLM validates the body, which holds up all others."""
     if kind == "structural_tag":
         raise ValueError("structural_tag is not taken: use json_schema, or a grammar")
     return kind
@@ -137,15 +137,19 @@ def _parsed(content: bytes) -> dict[str, Any]:
 def _finite(number: str) -> float:
     """JSON can spell 1e400, which Python reads as infinity."""
     value = float(number)
-    return value if math.isfinite(value) else _refuse_number(number)
+    if not math.isfinite(value):
+        _refuse_number(number)
+    return value
 
 
 def _of_64_bits(number: str) -> int:
     value = int(number)
-    return value if value.bit_length() < 64 else int(_refuse_number(number))
+    if value.bit_length() > 63:
+        _refuse_number(number)
+    return value
 
 
-def _refuse_number(number: str) -> float:
+def _refuse_number(number: str) -> NoReturn:
     raise ValueError(f"{number[:20]} is no number that can be computed with")
 
 

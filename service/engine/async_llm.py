@@ -119,7 +119,7 @@ def _tried_already(*_: Any, **__: Any) -> None:
 
 
 def _salt(prompt: Any, lora: LoRARequest | None) -> dict[str, str]:
-    """VLLM keys cached blocks by the adapter's name and path: another may be there by now."""
+    """Cached blocks are keyed by the adapter's name and path: another may be there by now."""
     if lora is None:
         return {}
     return {"cache_salt": f"adapter {lora.lora_int_id} {prompt.get('cache_salt') or ''}"}

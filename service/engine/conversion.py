@@ -13,9 +13,6 @@ def prompt(request: GenerationRequest) -> Any:
     """What AsyncLLM.generate takes as prompt."""
     from vllm.inputs import tokens_input
 
-    if "structured_outputs" in request.sampling:
-        # vLLM checks a grammar when it takes the request: for this form of prompt in a thread
-        return {"prompt_token_ids": request.prompt_ids}
     return tokens_input(request.prompt_ids)
 
 

@@ -45,7 +45,7 @@ def test_no_5xx_and_nothing_that_the_document_does_not_tell(
 
 
 def test_no_5xx_and_no_reset_under_v1(server: ServerProcess, tmp_path: Path) -> None:
-    """VLLM's own document does not tell all of its answers: 5xx alone counts."""
+    """The document, vLLM's own, does not tell all of its answers: 5xx alone counts."""
     told = httpx.get(server.url + "/v1/openapi.json", headers=KEY, timeout=60).json()
     model, *_ = httpx.get(server.url + "/v1/models", headers=KEY, timeout=60).json()["data"]
     for name, schema in told["components"]["schemas"].items():
