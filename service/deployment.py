@@ -41,16 +41,15 @@ class Deployment:
 
         Raises UnavailableError, OverloadedError and InvalidRequestError.
         """
-        with self.lifecycle.request():
+        with ExitStack() as at_end:
+            at_end.enter_context(self.lifecycle.request())
             lease = self.adapters.lease(adapter)
-            with (
-                ExitStack() as at_end,
-                self.admission.enter(prompts, each, on_last=lease.release) as ticket,
-            ):
-                at_end.callback(lease.release)
-                if record is not None:
-                    at_end.enter_context(self._abortable(record.owner + record.request_id, prompts))
-                yield UnderWay(ticket, lease)
+            at_end.callback(lease.release)  # also where there is no place for the request
+            entering = self.admission.enter(prompts, each, on_last=lease.release)
+            ticket = at_end.enter_context(entering)
+            if record is not None:
+                at_end.enter_context(self._abortable(record.owner + record.request_id, prompts))
+            yield UnderWay(ticket, lease)
 
     @contextmanager
     def _abortable(self, engine_id: str, prompts: int) -> Iterator[None]:

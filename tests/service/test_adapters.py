@@ -201,3 +201,27 @@ async def test_an_adapter_is_unloaded_once_the_list_that_uses_it_has_ended(
         assert [one["error"] for one in (await asked).json()["results"]] == [None] * 8
         refused = await client.post("/generate", json=body)
         assert (refused.status_code, refused.json()["param"]) == (400, "parameters.adapter")
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
+@pytest.mark.anyio
+async def test_a_refused_request_holds_no_adapter(
+    engine: FakeEngine, settings: Settings, path: str
+) -> None:
+    """Refused for want of a place, for a wrong parameter, and for too many sequences."""
+    settings.admin_keys, settings.max_queued_prompts, engine.max_num_seqs = "boss", 0, 1
+    settings.served_name = "model"
+    engine.seconds_a_token = 0.2
+    async with ready(engine, settings) as client:
+        held = {"prompt": "一", "parameters": {"max_tokens": 10}}
+        holding = asyncio.create_task(client.post("/generate", json=held))
+        while not engine.requests[1:]:  # noqa: ASYNC110 - the engine is a fake
+            await asyncio.sleep(0.01)
+        for many, status in (({}, 429), ({"n": 9, "temperature": 1}, 400)):
+            ours = {"prompt": "一", "parameters": {"adapter": "big", **many}}
+            theirs = {"model": "big", "prompt": "一", **many}
+            body = ours if path == "/generate" else theirs
+            assert (await client.post(path, json=body)).status_code == status
+        async with asyncio.timeout(5):
+            assert (await client.delete("/admin/adapters/big", headers=BOSS)).status_code == 200
+        assert (await holding).status_code == 200
