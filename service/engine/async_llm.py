@@ -1,6 +1,5 @@
 """vLLM's AsyncLLM with what every request needs on its way in, whoever sent it: ours or /v1."""
 
-import json
 from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -13,9 +12,9 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
 from service.engine.grammars.bad_words import without
-from service.engine.grammars.size import refuse_costly
 from service.engine.grammars.trial import GrammarTrial
 from service.engine.outputs import WatchedOutputs, WholeCharacters
 from service.engine.refusals import RefusedError, refuse_unservable
@@ -41,8 +40,7 @@ class PlacedLLM(AsyncLLM):
     async def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **more: Any
     ) -> AsyncGenerator[RequestOutput, None]:
-        """As AsyncLLM's. Raises RefusedError, a ValueError, for what cannot be answered rightly."""
-        refuse_costly(sampling_params.structured_outputs)
+        """As AsyncLLM's. Raises RefusedError for what cannot be answered rightly."""
         refuse_unservable(sampling_params, self.placement, self.eos_token_ids)
         constraint = await self._constrained(sampling_params)
         placeholders = len(self.placement.placeholders)
@@ -92,13 +90,11 @@ class PlacedLLM(AsyncLLM):
             constraint = params.structured_outputs
             if constraint is not None:
                 await self.trial.check(constraint)
-                if isinstance(constraint.json, dict):  # a number in it may be beyond msgpack's
-                    constraint.json = json.dumps(constraint.json)
             return constraint
         ends = self.eos_token_ids.union(params.stop_token_ids or ())
         grammar = without(params.bad_words, ends - {self.get_tokenizer().eos_token_id})
+        await self.trial.check_text(StructuredOutputOptions.GRAMMAR, grammar, "bad_words")
         constraint = StructuredOutputsParams(grammar=grammar)
-        await self.trial.check(constraint, "bad_words")
         params.bad_words, params.structured_outputs = None, constraint
         return constraint
 

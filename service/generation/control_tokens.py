@@ -1,7 +1,9 @@
 """The tokens that a model acts on, and that text of users must therefore not hold."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 MARKUP = re.compile(r"<.+>|\[.+\]|[｜|].+[｜|]", re.DOTALL)
@@ -9,6 +11,12 @@ HTML = re.compile(
     "a|b|blockquote|body|br|caption|code|div|em|h[1-6r]|head|header|footer|html|i|img|li|ol|p|pre|"
     "s|span|strike|strong|sub|sup|table|tbody|td|tfoot|th|thead|tr|u|ul"
 )
+END = ""
+"""In a trie: a word ends here."""
+PIECE = 2**18
+"""Characters that are searched at once: Python's threads wait for each other meanwhile."""
+SHRINKS = 4
+"""By how much a normalizer may shorten a text: Unicode composes three letters at the most."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +48,52 @@ class ControlTokens:
 
         `by_model`: it is a message of the model, which may hold its own marks.
         """
-        tokens = self.special if by_model else self.special + self.thought
-        if self.normalizer is not None:
-            text = f"{text}\n{self.normalizer.normalize_str(text)}"
-        return next((token for token in tokens if token in text), None)
+        pattern = self._special if by_model else self._all
+        if pattern is None:
+            return None
+        for start in range(0, len(text), PIECE):
+            piece = text[start : start + PIECE + self._overlap]
+            if self.normalizer is not None:
+                piece = f"{piece}\n{self.normalizer.normalize_str(piece)}"
+            found = pattern.search(piece)
+            if found is not None:
+                return found.group()
+        return None
+
+    @cached_property
+    def _special(self) -> re.Pattern[str] | None:
+        return any_of(self.special)
+
+    @cached_property
+    def _all(self) -> re.Pattern[str] | None:
+        return any_of(self.special + self.thought)
+
+    @cached_property
+    def _overlap(self) -> int:
+        """Of two pieces, so that no token falls between them."""
+        return SHRINKS * max(map(len, self.special + self.thought), default=0)
+
+
+def any_of(words: Iterable[str]) -> re.Pattern[str] | None:
+    """Finds any of these texts, the longest at a place. None for no words.
+
+    They share their beginnings in it: one pass over a text, where some models have thousands.
+    """
+    trie: dict[str, Any] = {}
+    for word in words:
+        node = trie
+        for letter in word:
+            node = node.setdefault(letter, {})
+        node[END] = {}
+    return re.compile(_alternatives(trie)) if trie else None
+
+
+def _alternatives(node: dict[str, Any]) -> str:
+    each = [re.escape(letter) + _alternatives(rest) for letter, rest in node.items() if letter]
+    pattern = "|".join(each)
+    if len(each) > 1 or (each and END in node):
+        pattern = f"(?:{pattern})"
+    return f"{pattern}?" if each and END in node else pattern
 
 
 def _content(token: Any) -> str:

@@ -9,13 +9,11 @@ from typing import Any
 
 from service.engine.tokenizers import limit_cache
 from service.errors import InvalidRequestError
-from service.generation.control_tokens import ControlTokens
+from service.generation.control_tokens import SHRINKS, ControlTokens
 
 SHORT = 2048  # characters that are encoded faster than a thread is woken
 THREADS = 2
 JSON_BYTES = 6  # most of one character, unless it is a pair of surrogates, which are two
-SHRINKS = 4
-"""By how much a normalizer may shorten a text: Unicode composes three letters at the most."""
 
 
 @dataclass(frozen=True)

@@ -25,37 +25,60 @@ def refuse_costly(constraint: Any) -> None:
         raise ValueError("a grammar may hold no %json: give the JSON schema under json")
     _refuse_long(grammar, constraint.regex, *(constraint.choice or ()))
     for schema in filter(None, (constraint.json, constraint.structural_tag)):
-        _refuse_costly_schema(_parsed(schema))
+        schema_text(_parsed(schema))
+
+
+def schema_text(schema: Any) -> str:
+    """A JSON schema as JSON. Raises ValueError when it is too large to be compiled."""
+    _refuse_costly_schema(schema)
+    text = json.dumps(schema)
+    _refuse_larger(len(text))
+    return text
 
 
 def _refuse_long(*texts: str | None) -> None:
     for text in filter(None, texts):
         if len(text) > MOST_BYTES:
-            raise ValueError(f"structured_outputs: {len(text)} characters, at most {MOST_BYTES}")
+            raise ValueError(f"{len(text)} characters, at most {MOST_BYTES}")
 
 
 def _refuse_costly_schema(schema: Any) -> None:
-    items, depth, level = 0.0, 0, [schema]
+    items, size, depth, level = 0.0, 0, 0, [schema]
     while level:  # level by level: a function that calls itself would use up Python's stack
         depth += 1
         if depth > DEEPEST:
             raise ValueError(f"the JSON schema is nested deeper than {DEEPEST} levels")
-        items += sum(map(_items, level))
-        level = [inner for value in level for inner in _members(value)]
+        below: list[Any] = []
+        for value in level:
+            items += _items(value)
+            size += _size(value)
+            _refuse_larger(size)  # what is beyond is not looked at
+            below += _members(value)
+        level = below
     if items > MOST_ITEMS:
         raise ValueError(
             f"minItems and maxItems of the JSON schema add up to {items:.0f}, at most {MOST_ITEMS}"
         )
-    size = len(json.dumps(schema))
-    if size > MOST_BYTES:
-        raise ValueError(f"the JSON schema has {size} bytes, at most {MOST_BYTES}")
 
 
 def _parsed(schema: Any) -> Any:
+    if not isinstance(schema, str):
+        return schema
+    _refuse_larger(len(schema))
     try:
-        return json.loads(schema) if isinstance(schema, str) else schema
+        return json.loads(schema)
     except RecursionError as error:
         raise ValueError("the JSON schema is nested too deeply") from error
+
+
+def _refuse_larger(size: int) -> None:
+    if size > MOST_BYTES:
+        raise ValueError(f"the JSON schema has more than {MOST_BYTES} bytes")
+
+
+def _size(value: Any) -> int:
+    """At least so many bytes of JSON, without what is in its members."""
+    return len(value) if isinstance(value, str | list | dict) else 1
 
 
 def _items(value: Any) -> float:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import llguidance.hf
@@ -11,16 +12,26 @@ import llguidance.numpy
 import numpy as np
 from transformers import TokenizersBackend
 from vllm.v1.structured_output.backend_guidance import serialize_guidance_grammar
+from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 from vllm.v1.structured_output.request import get_structured_output_key
 
 from service.engine.grammars.bounded import limits_of
+from service.engine.grammars.size import refuse_costly
 from service.engine.refusals import RefusedError
 
-REMEMBERED = 256
+REMEMBERED, READ = 256, 16
 TOKENS, ENOUGH_MS = 256, 100.0
 LAST = 16  # tokens whose cost counts
 SEED = 0
 FIELD = "structured_outputs"
+
+
+@dataclass
+class Trying:
+    """A grammar that is being tried, or was."""
+
+    problem: asyncio.Future[str | None]
+    waiting: int = 0
 
 
 class GrammarTrial:
@@ -32,23 +43,60 @@ class GrammarTrial:
         self._most_ms = most_ms
         self._ll_tokenizer: Any = None
         self._thread = ThreadPoolExecutor(1, "try-grammar")
-        self._known: OrderedDict[Any, asyncio.Future[str | None]] = OrderedDict()
+        self._tried: OrderedDict[Any, Trying] = OrderedDict()
+        self._read: deque[str] = deque(maxlen=READ)  # schemas that are not too large
 
-    async def check(self, constraint: Any, field: str = FIELD) -> None:
-        """Raise RefusedError for vLLM's StructuredOutputsParams that cost too much."""
+    async def check(self, constraint: Any) -> None:
+        """Raise RefusedError for vLLM's StructuredOutputsParams that cost too much.
+
+        A JSON schema becomes a text: a number in it may be beyond msgpack's.
+        """
+        key = self._key(constraint)
+        if constraint.json is not None:
+            constraint.json = key[1]
+        await self.check_text(key[0], key[1], FIELD)
+
+    async def check_text(self, kind: StructuredOutputOptions, text: str, field: str) -> None:
+        """The same for one that is read; RefusedError names the field."""
         if not isinstance(self._tokenizer, TokenizersBackend):
             return  # vLLM refuses these itself
-        key = get_structured_output_key(constraint)
-        found = self._known.get(key)
-        if found is None:
-            loop = asyncio.get_running_loop()
-            found = loop.run_in_executor(self._thread, self._problem, *key)
-            self._known[key] = found
-            if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
-        problem = await asyncio.shield(found)
+        problem = await self._outcome((kind, text))
         if problem is not None:
             raise RefusedError(f"{field}: {problem}", field)
+
+    def _key(self, constraint: Any) -> Any:
+        """vLLM's: kind and text. That of a schema is not read for every prompt of a list."""
+        text = constraint.json
+        if isinstance(text, str) and text in self._read:
+            return StructuredOutputOptions.JSON, text
+        try:
+            refuse_costly(constraint)
+        except ValueError as error:
+            raise RefusedError(f"{FIELD}: {error}", FIELD) from error
+        key = get_structured_output_key(constraint)
+        if constraint.json is not None:
+            self._read.append(key[1])
+        return key
+
+    async def _outcome(self, key: Any) -> str | None:
+        """What is wrong with it. All who ask meanwhile share one trial."""
+        trying = self._tried.get(key)
+        if trying is None:
+            loop = asyncio.get_running_loop()
+            trying = Trying(loop.run_in_executor(self._thread, self._problem, *key))
+            self._tried[key] = trying
+            if len(self._tried) > REMEMBERED:
+                self._tried.popitem(last=False)
+        trying.waiting += 1
+        try:
+            return await asyncio.shield(trying.problem)
+        except BaseException:  # its clients have left, or it fell over: another may try again
+            if trying.waiting == 1 and self._tried.get(key) is trying:
+                trying.problem.cancel()
+                del self._tried[key]
+            raise
+        finally:
+            trying.waiting -= 1
 
     def _problem(self, kind: Any, spec: str) -> str | None:
         try:
@@ -56,7 +104,10 @@ class GrammarTrial:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             return f"it cannot be followed: {_short(error)}"
         if self._ll_tokenizer is None:
-            self._ll_tokenizer = llguidance.hf.from_tokenizer(self._tokenizer, self._vocab_size)
+            try:
+                self._ll_tokenizer = llguidance.hf.from_tokenizer(self._tokenizer, self._vocab_size)
+            except ValueError as error:
+                return f"the tokenizer of this model cannot follow any: {_short(error)}"
         matcher = llguidance.LLMatcher(
             self._ll_tokenizer, grammar, log_level=0, limits=limits_of(spec)
         )

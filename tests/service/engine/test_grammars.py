@@ -3,6 +3,8 @@
 import asyncio
 import json
 import random
+import threading
+import time
 from typing import Any
 
 import llguidance
@@ -83,6 +85,105 @@ def test_a_constraint_is_tried_once(trial: GrammarTrial, monkeypatch: pytest.Mon
     assert len(tried) == 1
 
 
+def wide(fields: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"f{i}": {"type": "string"} for i in range(fields)}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        wide(100_000),
+        json.dumps(wide(100_000)),
+        {"enum": ["x"] * 10**6},
+        {"enum": ["x" * 2**17]},
+        {"x" * 2**17: {}},
+        {"allOf": [{}] * 70_000},
+        {"const": "感" * 20_000},
+    ],
+    ids=["fields", "text", "values", "long value", "long name", "schemas", "escapes"],
+)
+def test_large_schemas_are_refused_before_they_are_read_whole(
+    trial: GrammarTrial, schema: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "_outcome", lambda *_: pytest.fail("it was tried"))
+    began = time.thread_time()
+    for _ in range(3):
+        with pytest.raises(RefusedError, match="more than 65536 bytes"):
+            asyncio.run(trial.check(StructuredOutputsParams(json=schema)))
+    assert time.thread_time() - began < 0.5
+
+
+def test_the_prompts_of_a_list_share_what_was_read(
+    trial: GrammarTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One schema written 1,024 times took the event loop seconds."""
+    read: list[Any] = []
+    monkeypatch.setattr("service.engine.grammars.trial.refuse_costly", read.append)
+    schema, other = json.dumps(wide(50)), json.dumps(wide(51))
+    for content in (schema, schema, other, schema):
+        asyncio.run(trial.check(StructuredOutputsParams(json=content)))
+    assert len(read) == 2
+
+
+def test_a_trial_ends_with_the_last_who_waits_for_it(trial: GrammarTrial) -> None:
+    first, second = (StructuredOutputsParams(regex=f"leaves{{1,{i}}}") for i in (7, 8))
+    begin, tried = threading.Event(), []
+    real = trial._problem
+
+    def slow(*key: Any) -> str | None:
+        tried.append(key)
+        begin.wait(10)
+        return real(*key)
+
+    async def leave() -> None:
+        trial._problem = slow  # type: ignore[method-assign,assignment]
+        running = asyncio.create_task(trial.check(first))
+        queued = [asyncio.create_task(trial.check(second)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        queued[0].cancel()
+        await asyncio.sleep(0)
+        assert not queued[1].done()
+        queued[1].cancel()
+        await asyncio.wait(queued)
+        begin.set()
+        await running
+        assert len(tried) == 1
+        await trial.check(second)
+        assert len(tried) == 2
+
+    try:
+        asyncio.run(leave())
+    finally:
+        del trial._problem
+
+
+def test_a_trial_that_fell_over_is_not_remembered(
+    trial: GrammarTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constraint = StructuredOutputsParams(regex="falls{1,9}")
+
+    def fall(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "_problem", fall)
+        with pytest.raises(MemoryError):
+            asyncio.run(trial.check(constraint))
+    asyncio.run(trial.check(constraint))
+
+
+def test_a_tokenizer_that_no_grammar_can_follow_is_told(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: Any) -> None:
+        raise ValueError("Unsupported tokenizer")
+
+    monkeypatch.setattr(llguidance.hf, "from_tokenizer", unknown)
+    trial = GrammarTrial(tokenizer, len(tokenizer), most_ms=3.0)
+    with pytest.raises(RefusedError, match="tokenizer of this model cannot follow any"):
+        asyncio.run(trial.check(StructuredOutputsParams(regex="a")))
+
+
 def test_a_grammar_that_stays_slow_ends_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
     monkeypatch.setattr("service.engine.grammars.bounded.time.thread_time", lambda: next(clock))
@@ -128,8 +229,8 @@ def test_exactly_the_texts_without_the_words_are_allowed(
 def test_two_hundred_words_are_not_too_many(trial: GrammarTrial, tokenizer: Any) -> None:
     known = sorted(word for word in tokenizer.get_vocab() if len(word) > 1 and word.isalpha())
     words = random.Random(0).sample(known, min(200, len(known)))
-    grammar = without(words, [])
-    asyncio.run(trial.check(StructuredOutputsParams(grammar=grammar), "bad_words"))
+    kind = StructuredOutputOptions.GRAMMAR
+    asyncio.run(trial.check_text(kind, without(words, []), "bad_words"))
 
 
 def test_the_end_tokens_of_the_model_stay_allowed(tokenizer: Any, ll: Any) -> None:
