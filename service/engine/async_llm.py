@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import vllm.v1.engine.async_llm
-import vllm.v1.engine.detokenizer
 import vllm.v1.structured_output.backend_guidance
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
@@ -14,9 +12,9 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
+from service.engine import outputs
 from service.engine.grammars.bad_words import without
 from service.engine.grammars.trial import GrammarTrial
-from service.engine.outputs import WatchedOutputs, WholeCharacters
 from service.engine.refusals import RefusedError, refuse_unservable
 from service.errors import InvalidRequestError
 from service.machine.placement import Placement
@@ -27,12 +25,11 @@ class PlacedLLM(AsyncLLM):
 
     placement = Placement()
     trial: GrammarTrial
-    output_processor: WatchedOutputs
+    output_processor: outputs.WatchedOutputs
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._entering: Counter[int] = Counter()
-        vllm.v1.engine.async_llm.OutputProcessor = WatchedOutputs
-        vllm.v1.engine.detokenizer.FastIncrementalDetokenizer = WholeCharacters
+        outputs.register()
         # on the event loop, and once more what the trial has done
         vllm.v1.structured_output.backend_guidance.validate_guidance_grammar = _tried_already
         super().__init__(*args, **kwargs)

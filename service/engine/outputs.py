@@ -3,11 +3,22 @@
 import time
 from typing import Any
 
+import vllm.v1.engine.async_llm
+import vllm.v1.engine.detokenizer
+import vllm.v1.engine.logprobs
 from tokenizers.decoders import DecodeStream
+from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
 from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer
 from vllm.v1.engine.output_processor import OutputProcessor, OutputProcessorOutput
 
 from service.engine.tokenizers import stream_after
+
+
+def register() -> None:
+    """Have vLLM use what is here in this process."""
+    vllm.v1.engine.async_llm.OutputProcessor = WatchedOutputs
+    vllm.v1.engine.detokenizer.FastIncrementalDetokenizer = WholeCharacters
+    vllm.v1.engine.logprobs.convert_ids_list_to_tokens = TokenTexts()
 
 
 class WatchedOutputs(OutputProcessor):
@@ -49,6 +60,24 @@ class WatchedOutputs(OutputProcessor):
         """Whether a request that has not ended uses the adapter of that lora_int_id."""
         requests = (state.lora_request for state in self.request_states.values())
         return any(lora is not None and lora.lora_int_id == adapter for lora in requests)
+
+
+class TokenTexts:
+    """The texts of single tokens, beside log-probabilities, each found once.
+
+    Finding one takes some ten microseconds of the event loop; a prompt of 4,000 tokens with 20
+    log-probabilities each has 84,000.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, str] = {}  # at most the vocabulary
+
+    def __call__(self, tokenizer: Any, token_ids: list[int]) -> list[str]:
+        """As vLLM's convert_ids_list_to_tokens; for one tokenizer, a server's."""
+        new = list({token_id for token_id in token_ids if token_id not in self._known})
+        if new:
+            self._known.update(zip(new, convert_ids_list_to_tokens(tokenizer, new), strict=True))
+        return [self._known[token_id] for token_id in token_ids]
 
 
 class WholeCharacters(FastIncrementalDetokenizer):
