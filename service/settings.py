@@ -122,6 +122,12 @@ class Settings(BaseSettings):
         description="milliseconds of a processor that following a request's structured_outputs or "
         "bad_words may take for each token",
     )
+    max_answer_logprobs: int = Field(
+        32_768,
+        ge=1,
+        description="most log-probabilities in one answer, which is written in one go; a quarter "
+        "of it under /v1, whose code takes longer",
+    )
     max_queued_prompts: int = Field(
         4096, ge=0, description="prompts beyond max_num_seqs that may wait; more get 429"
     )

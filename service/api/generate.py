@@ -17,7 +17,7 @@ from service.engine.protocol import Completion, GenerationRequest
 from service.errors import InvalidRequestError, ServiceError
 from service.generation.adapter_registry import Lease
 from service.generation.logprobs import aligned
-from service.generation.plan import check_token_ids, to_plan
+from service.generation.plan import check_token_ids, refuse_long_answer, to_plan
 from service.generation.steps import Generation
 from service.http.streams import (
     CLIENT_GONE,
@@ -81,6 +81,7 @@ class _Call:
         refuse_overtaking(record, body.parameters.priority, "parameters.priority")
         self._plan = to_plan(body.parameters, settings.default_parameters, settings.presets)
         check_token_ids(self._plan.sampling, engine.vocab_size)
+        refuse_long_answer(self._plan, len(self._prompts), settings.max_answer_logprobs)
         timeout = body.parameters.timeout_s
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
         self._generation = Generation(engine, deployment.metrics, self._plan, deadline, record)

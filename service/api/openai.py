@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.v1_requests import V1Work, read_v1
 from service.deployment import Deployment, UnderWay
-from service.engine.protocol import OPENAI_ROUTES
+from service.engine.protocol import ALLOWANCE, OPENAI_ROUTES, Allowance
 from service.errors import (
     InvalidRequestError,
     NotFoundError,
@@ -27,7 +27,12 @@ from service.http.streams import EVENT_STREAM, LINE_SEPARATORS
 from service.request_record import RequestRecord, record_of
 
 PASSED_ON = {b"content-type", b"content-length", b"accept"}
+RESPONSES = "/v1/responses"
+ANNOUNCED = (b"event: response.created", b"event: response.in_progress")
+"""Events of /v1/responses that come before the engine has taken the request, and may refuse it."""
 ERROR_EVENT = b'data: {"error":'
+LOGPROB_COSTS = 4
+"""By how much vLLM's code takes longer to write a log-probability than ours."""
 STUMBLED = 500
 """The status of vLLM's answer where its own code raises what it did not expect."""
 logger = logging.getLogger("mergeline")
@@ -69,12 +74,17 @@ class V1:
         body = (await receive())["body"]  # the gate has read it whole
         work = read_v1(inner["path"], body, record, self._deployment.settings.max_prompts)
         self._refuse_other_models(work.model)
+        most = self._deployment.settings.max_answer_logprobs // LOGPROB_COSTS
+        ALLOWANCE.set(Allowance(most, in_streams=inner["path"] == RESPONSES))
         with self._under_way(work) as under_way:
             # in a thread: a body of megabytes takes seconds
             await asyncio.to_thread(_refuse_control_tokens, work, ready.encoder)
             failure = self._deployment.engine.failure
             answering = _Answer(inner, send, under_way.lease.release, failure)
-            await _handed_on(ready.openai_routes, inner, body, receive, answering.send)
+            try:
+                await _handed_on(ready.openai_routes, inner, body, receive, answering.send)
+            except Exception as error:  # of any kind: the connection would be cut
+                await answering.fail(error.__cause__ or error)
 
     def _under_way(self, work: V1Work) -> AbstractContextManager[UnderWay]:
         adapter = None if work.model == self._deployment.settings.model_name else work.model
@@ -93,7 +103,8 @@ class V1:
 class _Answer:
     """vLLM's answer on its way: a stream that fails before it begins gets its status.
 
-    And what vLLM stumbles over gets a 400: with the engine alive it is the request's own fault.
+    One that fails later ends with an event that says so. And what vLLM stumbles over gets a 400:
+    with the engine alive it is the request's own fault.
     """
 
     def __init__(
@@ -108,8 +119,10 @@ class _Answer:
         self._send = send
         self._on_begin = on_begin
         self._start: Message | None = None
+        self._begun = False
+        self._held: list[Message] = []
         self._is_stream = False
-        self._refused = False
+        self._ended = False
 
     async def send(self, message: Message) -> None:
         """Pass an ASGI message on."""
@@ -117,25 +130,52 @@ class _Answer:
             kind = Headers(raw=message["headers"]).get("content-type", "")
             self._is_stream = kind.startswith(EVENT_STREAM)
             self._start = message
-        elif not self._refused:
+        elif not self._ended:
             await self._body(message)
 
     async def _body(self, message: Message) -> None:
+        self._held.append(message)
         body = message.get("body", b"")
-        if self._start is not None:
-            start, self._start = self._start, None
-            self._on_begin()  # all its prompts are in the engine by now
-            error = _error_in(start["status"], body)
-            if error is not None:
-                self._refused = True
-                await self._refuse(error)
-                return
-            await self._send(start)
-        if self._is_stream:
-            message = {**message, "body": _escaped(body)}
-        await self._send(message)
+        if self._begun or not body.startswith(ANNOUNCED):
+            await self._begin(body)
+            await self._pass_on()
+
+    async def _begin(self, body: bytes) -> None:
+        if self._begun or self._start is None:
+            return
+        self._on_begin()  # all its prompts are in the engine by now
+        error = _error_in(self._start["status"], body)
+        if error is None:
+            self._begun = True
+            await self._send(self._start)
+        else:
+            await self._refuse(error)
+
+    async def _pass_on(self) -> None:
+        while self._begun and self._held:
+            message = self._held.pop(0)
+            if self._is_stream:
+                message = {**message, "body": _escaped(message.get("body", b""))}
+            await self._send(message)
+            self._ended = not message.get("more_body", False)
+
+    async def fail(self, error: BaseException) -> None:
+        """End the answer with what the routes raised once they had begun it."""
+        problem = _problem_of(error)
+        if not self._begun:
+            await self._refuse(problem)
+        elif not self._ended:
+            await self._end_with(problem)
+
+    async def _end_with(self, problem: dict[str, Any]) -> None:
+        data = json.dumps({**problem, "type": "error", "error": problem})
+        event = f"event: error\ndata: {data}\n\n".encode()
+        await self._send({"type": "http.response.body", "body": event})
 
     async def _refuse(self, error: dict[str, Any]) -> None:
+        if self._ended:
+            return
+        self._ended = True
         failure = self._failure()
         if error["code"] == STUMBLED and failure is None:
             logger.warning("/v1 could not process a request: %s", error["message"])
@@ -155,6 +195,17 @@ def _error_in(status: int, body: bytes) -> dict[str, Any] | None:
     first = body.split(b"\n", 1)[0].removeprefix(b"data: ")
     error: dict[str, Any] = json.loads(first)["error"]
     return {"code": status, **error}  # /v1/messages has another shape, without a code
+
+
+def _problem_of(error: BaseException) -> dict[str, Any]:
+    """In vLLM's shape, what its routes raised."""
+    refused = isinstance(error, ValueError) or hasattr(error, "parameter")
+    return {
+        "message": str(error),
+        "type": "BadRequestError" if refused else "InternalServerError",
+        "param": getattr(error, "parameter", None),
+        "code": InvalidRequestError.status if refused else STUMBLED,
+    }
 
 
 def v1_route(deployment: Deployment) -> Route:

@@ -33,6 +33,8 @@ NOT_TAKEN = {
 """Fields of vLLM's that reach into its inside, and what to know instead."""
 TEMPLATE_ARGUMENTS = "chat_template_kwargs"
 RENDERED = ("messages", "input", "documents", TEMPLATE_ARGUMENTS)
+TEXTS = {"prompt", "messages", "input", "documents", "system", "instructions"}
+MOST_REPEATED = 2**20
 BY_DEVELOPER = ("system", "instructions", "tools")
 """Fields whose text the chat template writes into the prompt; these may speak of marks."""
 MARKS_ALLOWED = ("assistant", "system", "developer")
@@ -110,6 +112,7 @@ def read_v1(path: str, content: bytes, record: RequestRecord, max_prompts: int) 
             f"{prompts} prompts in one request, at most {max_prompts}: split the list",
             LIST_OF_PROMPTS[path],
         )
+    _refuse_repeated(body, prompts, len(content))
     rendered = [] if path == COMPLETIONS else list(_rendered(body))
     return V1Work(fields.model, prompts, fields.each, rendered)
 
@@ -166,6 +169,20 @@ def _count_prompts(path: str, body: dict[str, Any]) -> int:
     if not isinstance(many, list) or not many:
         return 1
     return 1 if isinstance(many[0], int) else len(many)  # one prompt's token ids, or prompts
+
+
+def _refuse_repeated(body: dict[str, Any], prompts: int, size: int) -> None:
+    """All but the prompts is checked and copied for each of them, by vLLM on the event loop."""
+    if prompts * size <= MOST_REPEATED:
+        return
+    repeated = len(json.dumps({name: body[name] for name in body.keys() - TEXTS}))
+    if prompts * repeated > MOST_REPEATED:
+        raise InvalidRequestError(
+            f"the fields beside the prompts have {repeated} bytes; with as many prompts as here "
+            f"({prompts}) at most {MOST_REPEATED // prompts}: make a schema or a list in them "
+            "shorter, or send fewer prompts at once",
+            "body",
+        )
 
 
 def _rendered(body: dict[str, Any]) -> Iterator[tuple[str, bool]]:

@@ -15,7 +15,8 @@ from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 from service.engine import outputs
 from service.engine.grammars.bad_words import without
 from service.engine.grammars.trial import GrammarTrial
-from service.engine.refusals import RefusedError, refuse_unservable
+from service.engine.protocol import ALLOWANCE
+from service.engine.refusals import RefusedError, refuse_unservable, spend
 from service.errors import InvalidRequestError
 from service.machine.placement import Placement
 
@@ -39,6 +40,7 @@ class PlacedLLM(AsyncLLM):
     ) -> AsyncGenerator[RequestOutput, None]:
         """As AsyncLLM's. Raises RefusedError for what cannot be answered rightly."""
         refuse_unservable(sampling_params, self.placement, self.eos_token_ids)
+        self._spend(sampling_params, prompt)
         constraint = await self._constrained(sampling_params)
         placeholders = len(self.placement.placeholders)
         placed = self._placed(prompt, more.get("lora_request"))
@@ -94,6 +96,12 @@ class PlacedLLM(AsyncLLM):
         constraint = StructuredOutputsParams(grammar=grammar)
         params.bad_words, params.structured_outputs = None, constraint
         return constraint
+
+    def _spend(self, params: Any, prompt: Any) -> None:
+        allowance = ALLOWANCE.get()
+        if allowance is not None and isinstance(prompt, dict):
+            tokens = len(prompt.get("prompt_token_ids", ()))
+            spend(allowance, params, tokens, self.model_config.max_model_len - tokens)
 
     def _placed(self, prompt: Any, lora: LoRARequest | None) -> Any:
         if self.placement == Placement() and lora is None:

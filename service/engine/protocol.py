@@ -1,6 +1,7 @@
 """The interface of an engine: vllm_engine.py implements it with vLLM, tests with a fake."""
 
 from collections.abc import AsyncGenerator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +22,20 @@ OPENAI_ROUTES = {
     },
 }
 """Those of vLLM's own server that are served, by method."""
+
+
+@dataclass
+class Allowance:
+    """How many log-probabilities the answer to one request may hold, and how many are left."""
+
+    most: int
+    in_streams: bool = False
+    """Whether a stream is counted, too: its last event has the whole answer."""
+    spent: int = 0
+
+
+ALLOWANCE: ContextVar[Allowance | None] = ContextVar("ALLOWANCE", default=None)
+"""That of the request at work, whose prompts reach the engine one by one."""
 
 
 @dataclass(frozen=True)

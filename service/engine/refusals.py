@@ -7,7 +7,9 @@ the engine; they hold everywhere, so that a request means the same on every mach
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import RequestOutputKind
 
+from service.engine.protocol import Allowance
 from service.machine.placement import Placement
 from service.parameters import MOST_BAD_CHARACTERS, MOST_BIASED_TOKENS, MOST_MIN_TOKENS_ENDS
 
@@ -44,6 +46,39 @@ def refuse_unservable(params: Any, placement: Placement, ends: frozenset[int]) -
             "this model computes a prompt together with a trained prefix, or in both directions: "
             "its tokens have no log-probabilities",
             "prompt_logprobs",
+        )
+
+
+def spend(allowance: Allowance, params: Any, prompt_tokens: int, room: int) -> None:
+    """Count the log-probabilities that the answer to one more prompt may hold.
+
+    An answer that may fill the `room` left of the context, as where no length is set, is cut.
+    Raises RefusedError beyond the allowance.
+    """
+    if params.prompt_logprobs is not None:
+        _take(allowance, prompt_tokens * (params.prompt_logprobs + 1), "prompt_logprobs")
+    as_they_come = params.output_kind == RequestOutputKind.DELTA and not allowance.in_streams
+    if params.logprobs is None or as_they_come:
+        return
+    each = params.n * (params.logprobs + 1)
+    if params.max_tokens == room:
+        _cut(params, (allowance.most - allowance.spent) // each)
+    _take(allowance, each * params.max_tokens, "logprobs")
+
+
+def _cut(params: Any, tokens: int) -> None:
+    params.max_tokens = max(1, min(params.max_tokens, tokens))
+    params.min_tokens = min(params.min_tokens, params.max_tokens)
+
+
+def _take(allowance: Allowance, count: int, name: str) -> None:
+    allowance.spent += count
+    if allowance.spent > allowance.most:
+        raise RefusedError(
+            f"{name}: the answer may have {allowance.spent} log-probabilities, at most "
+            f"{allowance.most} (max_answer_logprobs): ask for fewer at a token, set max_tokens, "
+            "send fewer prompts at once, or stream",
+            name,
         )
 
 

@@ -1,7 +1,7 @@
 """The tokens that a model acts on, and that text of users must therefore not hold."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -51,14 +51,15 @@ class ControlTokens:
         pattern = self._special if by_model else self._all
         if pattern is None:
             return None
+        found = filter(None, map(pattern.search, self._pieces(text)))
+        return next((each.group() for each in found), None)
+
+    def _pieces(self, text: str) -> Iterator[str]:
         for start in range(0, len(text), PIECE):
             piece = text[start : start + PIECE + self._overlap]
+            yield piece
             if self.normalizer is not None:
-                piece = f"{piece}\n{self.normalizer.normalize_str(piece)}"
-            found = pattern.search(piece)
-            if found is not None:
-                return found.group()
-        return None
+                yield self.normalizer.normalize_str(piece)
 
     @cached_property
     def _special(self) -> re.Pattern[str] | None:
@@ -89,11 +90,11 @@ def any_of(words: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def _alternatives(node: dict[str, Any]) -> str:
-    each = [re.escape(letter) + _alternatives(rest) for letter, rest in node.items() if letter]
-    pattern = "|".join(each)
-    if len(each) > 1 or (each and END in node):
-        pattern = f"(?:{pattern})"
-    return f"{pattern}?" if each and END in node else pattern
+    rest = {letter: after for letter, after in node.items() if letter != END}
+    each = [re.escape(letter) + _alternatives(after) for letter, after in rest.items()]
+    if len(node) == 1:
+        return "".join(each)
+    return f"(?:{'|'.join(each)}){'?' * (END in node)}"
 
 
 def _content(token: Any) -> str:

@@ -71,20 +71,19 @@ def to_plan(
     if parameters.do_sample and "temperature" not in chosen:
         chosen["temperature"] = defaults.get("temperature") or 1.0
     fields = {**defaults, **chosen}
-    if (constraint := fields.get("structured_outputs")) is not None:
-        fields["structured_outputs"] = _once_for_all_prompts(constraint)
+    _write_schema(fields.get("structured_outputs", {}))
     default_max_tokens = defaults.get("max_tokens", DEFAULT_MAX_TOKENS)
     if fields.get("beam_width", 1) > 1:
         return _beams(fields, chosen, default_max_tokens)
     return _sampled(fields, chosen, default_max_tokens)
 
 
-def _once_for_all_prompts(constraint: dict[str, Any]) -> dict[str, Any]:
-    """A schema as a text: the engine has less to do for each prompt of a list."""
-    if constraint.get("json") is None:
-        return constraint
+def _write_schema(constraint: dict[str, Any]) -> None:
+    """As a text, once for all prompts of a list."""
+    if not isinstance(constraint.get("json"), dict):
+        return
     try:
-        return {"json": schema_text(constraint["json"])}
+        constraint["json"] = schema_text(constraint["json"])
     except ValueError as error:
         field = "structured_outputs"
         raise InvalidRequestError(f"{field}: {error}", f"parameters.{field}") from error
@@ -99,6 +98,21 @@ def _sampled(fields: dict[str, Any], chosen: dict[str, Any], default_max_tokens:
     _check(fields)
     sampling = {k: v for k, v in fields.items() if k not in ROUTING | BEAMS | {"max_tokens"}}
     return Plan(sampling, chosen.get("max_tokens"), default_max_tokens)
+
+
+def refuse_long_answer(plan: Plan, prompts: int, most: int) -> None:
+    """Raise InvalidRequestError where the answer may hold more log-probabilities than `most`."""
+    if "logprobs" not in plan.sampling:
+        return
+    each = plan.sampling.get("n", 1) * (plan.sampling["logprobs"] + 1)
+    length = plan.max_tokens or plan.default_max_tokens
+    if prompts * each * length > most:
+        raise InvalidRequestError(
+            f"the answer may have {prompts * each * length} log-probabilities, at most {most} "
+            "(max_answer_logprobs): ask for fewer at a token, set max_tokens, or send fewer "
+            "prompts at once",
+            "parameters.logprobs",
+        )
 
 
 def _preset(name: str | None, presets: dict[str, dict[str, Any]]) -> dict[str, Any]:

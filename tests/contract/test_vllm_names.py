@@ -31,6 +31,7 @@ MEMBERS = [
     ("vllm.v1.structured_output.backend_guidance.GuidanceGrammar", "accept_tokens"),
     ("vllm.v1.engine.async_llm", "OutputProcessor"),
     ("vllm.v1.engine.detokenizer", "FastIncrementalDetokenizer"),
+    ("vllm.v1.engine.logprobs", "convert_ids_list_to_tokens"),
     ("vllm.v1.engine.utils", "get_mp_context"),
     ("vllm.engine.arg_utils.AsyncEngineArgs", "numa_bind"),
     ("vllm.config.ModelConfig", "get_vocab_size"),

@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import llguidance.hf
@@ -41,7 +42,6 @@ class GrammarTrial:
         self._tokenizer = tokenizer
         self._vocab_size = max(vocab_size, len(tokenizer))
         self._most_ms = most_ms
-        self._ll_tokenizer: Any = None
         self._thread = ThreadPoolExecutor(1, "try-grammar")
         self._tried: OrderedDict[Any, Trying] = OrderedDict()
         self._read: deque[str] = deque(maxlen=READ)  # schemas that are not too large
@@ -80,13 +80,7 @@ class GrammarTrial:
 
     async def _outcome(self, key: Any) -> str | None:
         """What is wrong with it. All who ask meanwhile share one trial."""
-        trying = self._tried.get(key)
-        if trying is None:
-            loop = asyncio.get_running_loop()
-            trying = Trying(loop.run_in_executor(self._thread, self._problem, *key))
-            self._tried[key] = trying
-            if len(self._tried) > REMEMBERED:
-                self._tried.popitem(last=False)
+        trying = self._tried.get(key) or self._begin(key)
         trying.waiting += 1
         try:
             return await asyncio.shield(trying.problem)
@@ -98,19 +92,21 @@ class GrammarTrial:
         finally:
             trying.waiting -= 1
 
+    def _begin(self, key: Any) -> Trying:
+        loop = asyncio.get_running_loop()
+        trying = Trying(loop.run_in_executor(self._thread, self._problem, *key))
+        self._tried[key] = trying
+        if len(self._tried) > REMEMBERED:
+            self._tried.popitem(last=False)
+        return trying
+
     def _problem(self, kind: Any, spec: str) -> str | None:
         try:
             grammar = serialize_guidance_grammar(kind, spec, disable_any_whitespace=True)
+            tokens = self._tokens
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             return f"it cannot be followed: {_short(error)}"
-        if self._ll_tokenizer is None:
-            try:
-                self._ll_tokenizer = llguidance.hf.from_tokenizer(self._tokenizer, self._vocab_size)
-            except ValueError as error:
-                return f"the tokenizer of this model cannot follow any: {_short(error)}"
-        matcher = llguidance.LLMatcher(
-            self._ll_tokenizer, grammar, log_level=0, limits=limits_of(spec)
-        )
+        matcher = llguidance.LLMatcher(tokens, grammar, log_level=0, limits=limits_of(spec))
         milliseconds = self._milliseconds_a_token(matcher)
         if matcher.is_error():
             return f"it is too complex, or wrong: {_short(matcher.get_error())}"
@@ -120,6 +116,11 @@ class GrammarTrial:
                 "(max_grammar_ms): use fewer and smaller repetitions"
             )
         return None
+
+    @cached_property
+    def _tokens(self) -> Any:
+        """The tokenizer as llguidance needs it. Raises ValueError for one that it cannot read."""
+        return llguidance.hf.from_tokenizer(self._tokenizer, self._vocab_size)
 
     def _milliseconds_a_token(self, matcher: Any) -> float:
         """On the processor, at the end of a random text of the grammar: some grow with it."""
@@ -140,7 +141,7 @@ class GrammarTrial:
         """The token ids that a mask allows, but for the end."""
         bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[: self._vocab_size]
         ids = np.flatnonzero(bits)
-        return ids[ids != self._ll_tokenizer.eos_token]
+        return ids[ids != self._tokens.eos_token]
 
 
 def _fill(matcher: Any, mask: Any) -> float:

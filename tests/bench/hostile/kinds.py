@@ -28,6 +28,8 @@ def kinds(model: str) -> dict[str, Attack]:
     numbers = b'{"model": "%s", "prompt": [%s1]}' % (model.encode(), b"1," * 7_000_000)
     v1 = {"model": model, "prompt": "感冒", "max_tokens": 8}
     return {
+        **_long_answers(v1),
+        **_schemas(v1),
         "a prompt of 14 MB": _post("/generate", {"prompt": LONG}),
         "a prompt of 14 MB, /v1": _post("/v1/completions", {**v1, "prompt": LONG}),
         "/tokenize of 14 MB": _post("/tokenize", {"prompt": LONG}),
@@ -49,6 +51,34 @@ def kinds(model: str) -> dict[str, Attack]:
         "an answer that nobody reads": _unread,
         "a body that never ends": _unfinished,
         "two hundred connections": _connections,
+    }
+
+
+def _long_answers(v1: dict[str, Any]) -> dict[str, Attack]:
+    """As many log-probabilities as one answer may have."""
+    many = {"max_tokens": 1500, "ignore_eos": True, "logprobs": 20}
+    chat = {
+        "model": v1["model"],
+        "messages": [{"role": "user", "content": v1["prompt"]}],
+        "logprobs": True,
+        "top_logprobs": 20,
+        "ignore_eos": True,
+    }
+    prompt = {**v1, "prompt": [100] * 380, "max_tokens": 1, "prompt_logprobs": 20}
+    return {
+        "20 log-probabilities a token": _post("/generate", {"prompt": "感冒", "parameters": many}),
+        "20 log-probabilities a token, /v1": _post("/v1/chat/completions", chat),
+        "20 log-probabilities for a prompt's tokens, /v1": _post("/v1/completions", prompt),
+    }
+
+
+def _schemas(v1: dict[str, Any]) -> dict[str, Attack]:
+    return {
+        f"a schema of {fields} fields for {prompts} prompts, /v1": _post(
+            "/v1/completions",
+            {**v1, "prompt": ["感冒"] * prompts, "structured_outputs": {"json": _wide(fields)}},
+        )
+        for fields, prompts in ((50_000, 500), (150, 80))
     }
 
 
@@ -88,6 +118,11 @@ def _nested(levels: int) -> dict[str, Any]:
     for _ in range(levels):
         schema = {"type": "array", "items": schema}
     return schema
+
+
+def _wide(fields: int) -> dict[str, Any]:
+    each = {"type": "string", "description": "x" * 30}
+    return {"type": "object", "properties": {f"field {i}": each for i in range(fields)}}
 
 
 def _post(path: str, body: dict[str, Any]) -> Attack:

@@ -67,6 +67,86 @@ def test_half_a_million_numbers_are_too_many_and_numbers_have_to_be_finite(
         assert answer.status_code == 400, number
 
 
+CHAT_BODY = {"messages": [CHAT], "logprobs": True, "ignore_eos": True, "temperature": 1.0}
+LONG_PROMPT = [100 + i % 900 for i in range(300)]
+LONG_ANSWERS = {
+    "chat": ("chat/completions", {**CHAT_BODY, "top_logprobs": 20, "max_tokens": 400}),
+    "many": ("chat/completions", {**CHAT_BODY, "n": 100, "max_tokens": 100}),
+    "completions": ("completions", {"prompt": ["a"] * 100, "logprobs": 5, "max_tokens": 20}),
+    "a prompt": ("completions", {"prompt": LONG_PROMPT * 2, "prompt_logprobs": 20}),
+    "echo": ("completions", {"prompt": [LONG_PROMPT] * 15, "echo": True, "logprobs": 1}),
+    "echo, streamed": (
+        "completions",
+        {"prompt": [LONG_PROMPT] * 15, "echo": True, "logprobs": 1, "stream": True},
+    ),
+    "responses": (
+        "responses",
+        {
+            "input": "a",
+            "top_logprobs": 20,
+            "include": ["message.output_text.logprobs"],
+            "max_output_tokens": 400,
+        },
+    ),
+}
+LONG_ANSWERS["responses, streamed"] = (
+    "responses",
+    {**LONG_ANSWERS["responses"][1], "stream": True},
+)
+
+
+@pytest.mark.parametrize("kind", LONG_ANSWERS)
+def test_an_answer_of_too_many_log_probabilities_is_refused(http: httpx.Client, kind: str) -> None:
+    """It would be written in one go, for seconds in which nobody else is served."""
+    path, body = LONG_ANSWERS[kind]
+    answer = http.post(f"/v1/{path}", json={"model": "base", **body})
+    assert answer.status_code == 400, answer.text[:500]
+    assert "max_answer_logprobs" in answer.json()["error"]["message"]
+
+
+def test_an_answer_of_no_set_length_is_cut_to_the_log_probabilities_that_it_may_hold(
+    http: httpx.Client,
+) -> None:
+    body = {"model": "base", **CHAT_BODY, "top_logprobs": 20, "n": 4}
+    told = http.post("/v1/chat/completions", json=body).json()
+    assert [len(each["logprobs"]["content"]) for each in told["choices"]] == [8192 // 21 // 4] * 4
+    assert {each["finish_reason"] for each in told["choices"]} == {"length"}
+
+
+def test_a_stream_may_have_any_number_of_log_probabilities(http: httpx.Client) -> None:
+    body = {"model": "base", **CHAT_BODY, "top_logprobs": 20, "max_tokens": 410, "stream": True}
+    answer = http.post("/v1/chat/completions", json=body)
+    events = [
+        json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")
+    ]
+    told = [event["choices"][0]["logprobs"] or {"content": []} for event in events]
+    content = [each for logprobs in told for each in logprobs["content"]]
+    assert len(content) == 410
+
+
+@pytest.mark.parametrize(
+    ("prompts", "fields", "status"), [(1, 2000, 400), (400, 100, 400), (1, 300, 200), (40, 20, 200)]
+)
+@pytest.mark.parametrize("form", ["structured_outputs", "response_format"])
+def test_what_is_copied_for_each_prompt_is_bounded(
+    http: httpx.Client, prompts: int, fields: int, status: int, form: str
+) -> None:
+    each = {"type": "string", "description": "x" * 600}
+    schema = {"type": "object", "properties": {f"f{i}": each for i in range(fields)}}
+    if form == "response_format":
+        constraint: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    else:
+        constraint = {"json": schema}
+    body = {"model": "base", "prompt": ["感冒"] * prompts, "max_tokens": 2, form: constraint}
+    answer = http.post("/v1/completions", json=body)
+    told = answer.text[:300]
+    if fields * 650 > 2**16 and status == 200:  # no matter how few prompts
+        assert (answer.status_code, "65536" in told) == (400, True), told
+    else:
+        assert answer.status_code == status, told
+        assert (status == 200) or ("beside the prompts" in told), told
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -129,3 +209,20 @@ def test_what_vllm_stumbles_over_is_the_requests_own_fault(
     body = {"model": "base", "input": [item], "max_output_tokens": 2, "stream": stream}
     answer = http.post("/v1/responses", json=body)
     assert answer.status_code < 500, answer.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        {"format": {"type": "json_schema", "name": "x", "schema": {"minItems": 10**9}}},
+        {"format": {"type": "json_schema", "name": "x", "schema": {"const": "x" * 2**17}}},
+    ],
+)
+def test_what_the_engine_refuses_cuts_no_stream_of_responses(
+    http: httpx.Client, text: dict[str, Any], stream: bool
+) -> None:
+    body = {"model": "base", "input": "a", "max_output_tokens": 2, "stream": stream, "text": text}
+    answer = http.post("/v1/responses", json=body)
+    assert answer.status_code == 400, answer.text
+    assert "schema" in answer.json()["error"]["message"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import EngineDiedError
 from service.settings import Settings
@@ -90,3 +90,71 @@ async def test_other_answers_pass_as_they_are(tokenizer: Any, settings: Settings
     async with ready(engine, settings) as client:
         told = await client.post("/v1/completions", json=BODY)
         assert (told.status_code, told.text) == (202, "as it is")
+
+
+CREATED = b'event: response.created\ndata: {"type": "response.created"}\n\n'
+PROGRESS = b'event: response.in_progress\ndata: {"type": "response.in_progress"}\n\n'
+DELTA = b'event: response.output_text.delta\ndata: {"delta": "a"}\n\n'
+
+
+class Refusal(Exception):  # noqa: N818 - as vLLM's
+    """Of a field."""
+
+    parameter = "structured_outputs"
+
+
+def raising(error: Exception, *events: bytes, kind: str = "text/event-stream") -> ASGIApp:
+    """Routes that send so much of an answer and then raise."""
+
+    async def routes(scope: Scope, receive: Receive, send: Send) -> None:
+        if events:
+            headers = [(b"content-type", kind.encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for event in events:
+            await send({"type": "http.response.body", "body": event, "more_body": kind != JSON})
+        raise RuntimeError("the response has started") from error
+
+    return routes
+
+
+JSON = "application/json"
+RAISED = {
+    "refused": (Refusal("it is too costly"), "BadRequestError", 400, "structured_outputs"),
+    "wrong": (ValueError("it is wrong"), "BadRequestError", 400, None),
+    "a bug": (IndexError("list index out of range"), "InternalServerError", 500, None),
+}
+
+
+@pytest.mark.parametrize("events", [(), (CREATED,), (CREATED, PROGRESS)])
+@pytest.mark.parametrize("name", RAISED)
+async def test_what_is_raised_before_an_answer_begins_has_its_status(
+    tokenizer: Any, settings: Settings, name: str, events: tuple[bytes, ...]
+) -> None:
+    error, _, _, param = RAISED[name]
+    async with ready(Answering(tokenizer, raising(error, *events)), settings) as client:
+        told = await client.post("/v1/responses", json=BODY)
+        assert told.status_code == 400
+        assert str(error) in told.json()["error"]["message"]
+        assert told.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize("name", RAISED)
+async def test_a_stream_that_fails_under_way_says_so_and_ends(
+    tokenizer: Any, settings: Settings, name: str
+) -> None:
+    error, kind, code, param = RAISED[name]
+    routes = raising(error, CREATED, PROGRESS, DELTA)
+    async with ready(Answering(tokenizer, routes), settings) as client:
+        told = await client.post("/v1/responses", json=BODY)
+        *before, last = told.content.split(b"event: ")
+        assert b"event: ".join(before) == CREATED + PROGRESS + DELTA
+        data = json.loads(last.removeprefix(b"error\ndata: "))
+        problem = {"message": str(error), "type": kind, "param": param, "code": code}
+        assert data == {**problem, "type": "error", "error": problem}
+
+
+async def test_nothing_follows_a_whole_answer(tokenizer: Any, settings: Settings) -> None:
+    routes = raising(ValueError("late"), b'{"a": 1}', kind=JSON)
+    async with ready(Answering(tokenizer, routes), settings) as client:
+        told = await client.post("/v1/responses", json=BODY)
+        assert (told.status_code, told.json()) == (200, {"a": 1})

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
 
+from service.engine.outputs import TokenTexts
 from service.engine.tokenizers import continuation
 
 
@@ -68,3 +70,14 @@ def test_each_token_gets_what_it_completes(tokenizer: Any) -> None:
     ids = tokenizer.encode("感冒发烧", add_special_tokens=False)
     pieces = continuation(tokenizer, [], ids, skip_special_tokens=True)
     assert "".join(pieces) == "感冒发烧"
+
+
+def test_texts_of_single_tokens_are_vllms_and_each_is_found_once(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [*range(300), *range(200, 0, -1), 7, 7]
+    texts = TokenTexts()
+    for some in ([], ids[:40], ids, ids[::-1]):
+        assert texts(tokenizer, some) == convert_ids_list_to_tokens(tokenizer, some)
+    monkeypatch.setattr(type(tokenizer), "decode", lambda *_, **__: pytest.fail("found again"))
+    assert len(texts(tokenizer, ids)) == len(ids)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.errors import InvalidRequestError
-from service.generation.plan import Plan, to_plan
+from service.generation.plan import Plan, refuse_long_answer, to_plan
 from service.parameters import Parameters, checked
 from service.settings import Settings
 
@@ -125,3 +125,39 @@ def test_a_length_that_was_asked_for_must_fit(settings: Settings) -> None:
     assert asked.for_prompt(80, 100)["max_tokens"] == 20
     with pytest.raises(InvalidRequestError, match="at most 19"):
         asked.for_prompt(81, 100)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "prompts", "count"),
+    [
+        ({"logprobs": 0}, 1, 512),
+        ({"logprobs": 20, "max_tokens": 10}, 1, 210),
+        ({"logprobs": 20, "max_tokens": 10, "n": 4, "temperature": 1.0}, 3, 2520),
+        ({"logprobs": 1, "max_new_tokens": 7}, 50, 700),
+    ],
+)
+def test_log_probabilities_of_an_answer_are_counted_before_they_cost(
+    settings: Settings, parameters: dict[str, Any], prompts: int, count: int
+) -> None:
+    asked = plan(settings, **parameters)
+    refuse_long_answer(asked, prompts, count)
+    with pytest.raises(InvalidRequestError, match=f"may have {count} log") as refused:
+        refuse_long_answer(asked, prompts, count - 1)
+    assert refused.value.param == "parameters.logprobs"
+
+
+@pytest.mark.parametrize("parameters", [{"n": 128, "temperature": 1.0}, {"beam_width": 4}])
+def test_an_answer_without_log_probabilities_may_be_long(
+    settings: Settings, parameters: dict[str, Any]
+) -> None:
+    refuse_long_answer(plan(settings, **parameters, max_tokens=4000), 2048, 1)
+
+
+def test_a_schema_becomes_a_text_once_for_all_prompts(settings: Settings) -> None:
+    constraint = {"json": {"const": True}}
+    told = sampling(settings, structured_outputs=constraint)["structured_outputs"]
+    assert told == {"json": '{"const": true}'}
+    large = {"json": {"enum": ["x" * 2**17]}}
+    with pytest.raises(InvalidRequestError, match="more than 65536 bytes") as refused:
+        sampling(settings, structured_outputs=large)
+    assert refused.value.param == "parameters.structured_outputs"
