@@ -81,7 +81,9 @@ class _Call:
         refuse_overtaking(record, body.parameters.priority, "parameters.priority")
         self._plan = to_plan(body.parameters, settings.default_parameters, settings.presets)
         check_token_ids(self._plan.sampling, engine.vocab_size)
-        refuse_long_answer(self._plan, len(self._prompts), settings.max_answer_logprobs)
+        together = 1 if body.stream else len(self._prompts)
+        most = settings.max_answer_logprobs
+        refuse_long_answer(self._plan, together, engine.max_model_len, most)
         timeout = body.parameters.timeout_s
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
         self._generation = Generation(engine, deployment.metrics, self._plan, deadline, record)

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.v1_requests import V1Work, read_v1
+from service.api.v1_requests import RESPONSES, V1Work, read_v1
 from service.deployment import Deployment, UnderWay
 from service.engine.protocol import ALLOWANCE, OPENAI_ROUTES, Allowance
 from service.errors import (
@@ -27,10 +27,9 @@ from service.http.streams import EVENT_STREAM, LINE_SEPARATORS
 from service.request_record import RequestRecord, record_of
 
 PASSED_ON = {b"content-type", b"content-length", b"accept"}
-RESPONSES = "/v1/responses"
 ANNOUNCED = (b"event: response.created", b"event: response.in_progress")
 """Events of /v1/responses that come before the engine has taken the request, and may refuse it."""
-ERROR_EVENT = b'data: {"error":'
+ERROR_EVENTS = (b'data: {"error":', b"event: error\n")
 LOGPROB_COSTS = 4
 """By how much vLLM's code takes longer to write a log-probability than ours."""
 STUMBLED = 500
@@ -73,9 +72,10 @@ class V1:
             return
         body = (await receive())["body"]  # the gate has read it whole
         work = read_v1(inner["path"], body, record, self._deployment.settings.max_prompts)
+        inner["state"]["input"] = work.items
         self._refuse_other_models(work.model)
         most = self._deployment.settings.max_answer_logprobs // LOGPROB_COSTS
-        ALLOWANCE.set(Allowance(most, in_streams=inner["path"] == RESPONSES))
+        ALLOWANCE.set(Allowance(most, work.prompts, in_streams=inner["path"] == RESPONSES))
         with self._under_way(work) as under_way:
             # in a thread: a body of megabytes takes seconds
             await asyncio.to_thread(_refuse_control_tokens, work, ready.encoder)
@@ -84,7 +84,7 @@ class V1:
             try:
                 await _handed_on(ready.openai_routes, inner, body, receive, answering.send)
             except Exception as error:  # of any kind: the connection would be cut
-                await answering.fail(error.__cause__ or error)
+                await answering.fail(_cause(error))
 
     def _under_way(self, work: V1Work) -> AbstractContextManager[UnderWay]:
         adapter = None if work.model == self._deployment.settings.model_name else work.model
@@ -162,6 +162,8 @@ class _Answer:
     async def fail(self, error: BaseException) -> None:
         """End the answer with what the routes raised once they had begun it."""
         problem = _problem_of(error)
+        if problem["code"] == STUMBLED:
+            logger.error("/v1 failed under way", exc_info=error)
         if not self._begun:
             await self._refuse(problem)
         elif not self._ended:
@@ -190,11 +192,21 @@ class _Answer:
 
 def _error_in(status: int, body: bytes) -> dict[str, Any] | None:
     """Of a stream that begins with an error, or of an answer of 500."""
-    if not (body.startswith(ERROR_EVENT) or status == STUMBLED):
+    begins_with_error = body.startswith(ERROR_EVENTS)
+    if not begins_with_error and status != STUMBLED:
         return None
-    first = body.split(b"\n", 1)[0].removeprefix(b"data: ")
+    first = body.removeprefix(ERROR_EVENTS[1]).split(b"\n", 1)[0].removeprefix(b"data: ")
     error: dict[str, Any] = json.loads(first)["error"]
-    return {"code": status, **error}  # /v1/messages has another shape, without a code
+    # /v1/messages has another shape, without a code
+    return {"code": STUMBLED if begins_with_error else status, **error}
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first of its causes that has something to say, and is not "already started"."""
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    return next(filter(str, causes[1:]), error)
 
 
 def _problem_of(error: BaseException) -> dict[str, Any]:

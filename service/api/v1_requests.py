@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, Any, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +15,7 @@ from service.parameters import MOST_LOGPROBS, MOST_OUTPUTS, MOST_STOPS, RequestI
 from service.request_record import RequestRecord
 
 COMPLETIONS, BATCH = "/v1/completions", "/v1/chat/completions/batch"
+RESPONSES = "/v1/responses"
 LIST_OF_PROMPTS = {COMPLETIONS: "prompt", BATCH: "messages"}
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 NOT_TAKEN = {
@@ -35,6 +37,9 @@ TEMPLATE_ARGUMENTS = "chat_template_kwargs"
 RENDERED = ("messages", "input", "documents", TEMPLATE_ARGUMENTS)
 TEXTS = {"prompt", "messages", "input", "documents", "system", "instructions"}
 MOST_REPEATED = 2**20
+MOST_OBJECTS = {"messages": 4096, "tools": 4096, "input": 512}
+"""By how long vLLM takes for each on the event loop: to check it, and to render it."""
+MOST_CONVERSATIONS = 256
 BY_DEVELOPER = ("system", "instructions", "tools")
 """Fields whose text the chat template writes into the prompt; these may speak of marks."""
 MARKS_ALLOWED = ("assistant", "system", "developer")
@@ -93,28 +98,37 @@ class V1Work:
     """Sequences for each prompt."""
     rendered: list[tuple[str, bool]] = field(default_factory=list)
     """Text that the template renders; True: a message of the model."""
+    items: list[Any] = field(default_factory=list)
+    """Those in the `input` of /v1/responses."""
 
 
 def read_v1(path: str, content: bytes, record: RequestRecord, max_prompts: int) -> V1Work:
     """What the body of a POST asks for. Raises InvalidRequestError, which names the field."""
     body = _parsed(content)
     _refuse_fields(body)
-    try:
-        fields = V1Fields.model_validate(body)
-    except ValidationError as error:
-        raise first_problem(error.errors()) from error
+    fields = _fields(body)
     refuse_overtaking(record, fields.priority, "priority")
     prompts = _count_prompts(path, body)
     if fields.each > 1 and fields.prompt_logprobs is not None:
         raise InvalidRequestError("prompt_logprobs goes with n=1 alone", "prompt_logprobs")
-    if prompts > max_prompts:
-        raise InvalidRequestError(
-            f"{prompts} prompts in one request, at most {max_prompts}: split the list",
-            LIST_OF_PROMPTS[path],
-        )
-    _refuse_repeated(body, prompts, len(content))
+    _refuse_many_prompts(path, prompts, max_prompts)
+    _refuse_repeated(path, body, prompts, len(content))
+    for name, most in MOST_OBJECTS.items():
+        _refuse_many(name, body.get(name), most)
     rendered = [] if path == COMPLETIONS else list(_rendered(body))
-    return V1Work(fields.model, prompts, fields.each, rendered)
+    return V1Work(fields.model, prompts, fields.each, rendered, _items(path, body))
+
+
+def _fields(body: dict[str, Any]) -> V1Fields:
+    try:
+        return V1Fields.model_validate(body)
+    except ValidationError as error:
+        raise first_problem(error.errors()) from error
+
+
+def _items(path: str, body: dict[str, Any]) -> list[Any]:
+    items = body.get("input")
+    return items if path == RESPONSES and isinstance(items, list) else []
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
@@ -171,11 +185,31 @@ def _count_prompts(path: str, body: dict[str, Any]) -> int:
     return 1 if isinstance(many[0], int) else len(many)  # one prompt's token ids, or prompts
 
 
-def _refuse_repeated(body: dict[str, Any], prompts: int, size: int) -> None:
+def _refuse_many_prompts(path: str, prompts: int, max_prompts: int) -> None:
+    most = min(max_prompts, MOST_CONVERSATIONS) if path == BATCH else max_prompts
+    if prompts > most:
+        raise InvalidRequestError(
+            f"{prompts} prompts in one request, at most {most}: split the list",
+            LIST_OF_PROMPTS[path],
+        )
+
+
+def _refuse_many(name: str, value: Any, most: int) -> None:
+    count, level = 0, [value]
+    while level:
+        count += sum(isinstance(each, dict) for each in level)
+        if count > most:
+            raise InvalidRequestError(f"{name} has more than {most} objects: send fewer", name)
+        level = list(chain.from_iterable(map(_members, level)))
+
+
+def _refuse_repeated(path: str, body: dict[str, Any], prompts: int, size: int) -> None:
     """All but the prompts is checked and copied for each of them, by vLLM on the event loop."""
     if prompts * size <= MOST_REPEATED:
         return
-    repeated = len(json.dumps({name: body[name] for name in body.keys() - TEXTS}))
+    once = TEXTS if prompts == 1 else {LIST_OF_PROMPTS[path]}
+    rest = {name: value for name, value in body.items() if name not in once}
+    repeated = len(json.dumps(rest, ensure_ascii=False).encode())
     if prompts * repeated > MOST_REPEATED:
         raise InvalidRequestError(
             f"the fields beside the prompts have {repeated} bytes; with as many prompts as here "

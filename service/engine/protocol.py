@@ -29,6 +29,8 @@ class Allowance:
     """How many log-probabilities the answer to one request may hold, and how many are left."""
 
     most: int
+    prompts: int
+    """Which share it."""
     in_streams: bool = False
     """Whether a stream is counted, too: its last event has the whole answer."""
     spent: int = 0

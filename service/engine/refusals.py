@@ -57,13 +57,18 @@ def spend(allowance: Allowance, params: Any, prompt_tokens: int, room: int) -> N
     """
     if params.prompt_logprobs is not None:
         _take(allowance, prompt_tokens * (params.prompt_logprobs + 1), "prompt_logprobs")
-    as_they_come = params.output_kind == RequestOutputKind.DELTA and not allowance.in_streams
-    if params.logprobs is None or as_they_come:
+    if params.logprobs is None or _as_they_come(allowance, params):
         return
     each = params.n * (params.logprobs + 1)
     if params.max_tokens == room:
-        _cut(params, (allowance.most - allowance.spent) // each)
+        _cut(params, allowance.most // allowance.prompts // each)
     _take(allowance, each * params.max_tokens, "logprobs")
+
+
+def _as_they_come(allowance: Allowance, params: Any) -> bool:
+    """Whether each token's are written with it. A step of vLLM's beam search writes none."""
+    streamed = params.output_kind == RequestOutputKind.DELTA and not allowance.in_streams
+    return streamed or not params.detokenize
 
 
 def _cut(params: Any, tokens: int) -> None:

@@ -36,13 +36,7 @@ class Plan:
 
         Raises InvalidRequestError when it does not fit.
         """
-        room = max_model_len - prompt_tokens
-        if room < 1:
-            raise InvalidRequestError(
-                f"the prompt has {prompt_tokens} tokens; this model takes at most "
-                f"{max_model_len - 1} and one for the answer: shorten it",
-                "prompt",
-            )
+        room = _room(prompt_tokens, max_model_len)
         if self.max_tokens is not None and self.max_tokens > room:
             raise InvalidRequestError(
                 f"max_tokens={self.max_tokens} does not fit: the prompt has {prompt_tokens} tokens "
@@ -60,6 +54,16 @@ class Plan:
         return {**self.sampling, "max_tokens": max_tokens}
 
 
+def _room(prompt_tokens: int, max_model_len: int) -> int:
+    if prompt_tokens >= max_model_len:
+        raise InvalidRequestError(
+            f"the prompt has {prompt_tokens} tokens; this model takes at most {max_model_len - 1} "
+            "and one for the answer: shorten it",
+            "prompt",
+        )
+    return max_model_len - prompt_tokens
+
+
 def to_plan(
     parameters: Parameters, defaults: dict[str, Any], presets: dict[str, dict[str, Any]]
 ) -> Plan:
@@ -70,22 +74,22 @@ def to_plan(
     chosen = _preset(parameters.preset, presets) | canonical(parameters)
     if parameters.do_sample and "temperature" not in chosen:
         chosen["temperature"] = defaults.get("temperature") or 1.0
-    fields = {**defaults, **chosen}
-    _write_schema(fields.get("structured_outputs", {}))
+    fields = _with_schema_text({**defaults, **chosen})
     default_max_tokens = defaults.get("max_tokens", DEFAULT_MAX_TOKENS)
     if fields.get("beam_width", 1) > 1:
         return _beams(fields, chosen, default_max_tokens)
     return _sampled(fields, chosen, default_max_tokens)
 
 
-def _write_schema(constraint: dict[str, Any]) -> None:
-    """As a text, once for all prompts of a list."""
-    if not isinstance(constraint.get("json"), dict):
-        return
+def _with_schema_text(fields: dict[str, Any]) -> dict[str, Any]:
+    """A JSON schema is written once for all prompts of a list."""
+    field = "structured_outputs"
+    constraint = fields.get(field, {})
+    if constraint.get("json") is None:
+        return fields
     try:
-        constraint["json"] = schema_text(constraint["json"])
+        return {**fields, field: {**constraint, "json": schema_text(constraint["json"])}}
     except ValueError as error:
-        field = "structured_outputs"
         raise InvalidRequestError(f"{field}: {error}", f"parameters.{field}") from error
 
 
@@ -100,17 +104,19 @@ def _sampled(fields: dict[str, Any], chosen: dict[str, Any], default_max_tokens:
     return Plan(sampling, chosen.get("max_tokens"), default_max_tokens)
 
 
-def refuse_long_answer(plan: Plan, prompts: int, most: int) -> None:
-    """Raise InvalidRequestError where the answer may hold more log-probabilities than `most`."""
+def refuse_long_answer(plan: Plan, prompts: int, max_model_len: int, most: int) -> None:
+    """Raise InvalidRequestError where what is written in one go has too many log-probabilities.
+
+    `prompts`: whose answers are written together.
+    """
     if "logprobs" not in plan.sampling:
         return
     each = plan.sampling.get("n", 1) * (plan.sampling["logprobs"] + 1)
-    length = plan.max_tokens or plan.default_max_tokens
-    if prompts * each * length > most:
+    count = prompts * each * min(plan.max_tokens or plan.default_max_tokens, max_model_len)
+    if count > most:
         raise InvalidRequestError(
-            f"the answer may have {prompts * each * length} log-probabilities, at most {most} "
-            "(max_answer_logprobs): ask for fewer at a token, set max_tokens, or send fewer "
-            "prompts at once",
+            f"the answer may have {count} log-probabilities, at most {most} (max_answer_logprobs): "
+            "ask for fewer at a token, set max_tokens, stream a list or send fewer prompts at once",
             "parameters.logprobs",
         )
 

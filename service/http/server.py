@@ -31,6 +31,7 @@ class Server(uvicorn.Server):
                 port=settings.port,
                 log_level=settings.log_level,
                 access_log=False,
+                reset_contextvars=True,  # else a pipelined request begins in the last one's
                 ws="none",
                 http=partial(
                     BoundedConnection,

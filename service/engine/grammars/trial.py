@@ -97,7 +97,9 @@ class GrammarTrial:
         trying = Trying(loop.run_in_executor(self._thread, self._problem, *key))
         self._tried[key] = trying
         if len(self._tried) > REMEMBERED:
-            self._tried.popitem(last=False)
+            oldest, first = next(iter(self._tried.items()))
+            if first.problem.done():
+                del self._tried[oldest]
         return trying
 
     def _problem(self, kind: Any, spec: str) -> str | None:

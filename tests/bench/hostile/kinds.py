@@ -30,6 +30,7 @@ def kinds(model: str) -> dict[str, Attack]:
     return {
         **_long_answers(v1),
         **_schemas(v1),
+        **_many_objects(model),
         "a prompt of 14 MB": _post("/generate", {"prompt": LONG}),
         "a prompt of 14 MB, /v1": _post("/v1/completions", {**v1, "prompt": LONG}),
         "/tokenize of 14 MB": _post("/tokenize", {"prompt": LONG}),
@@ -69,6 +70,20 @@ def _long_answers(v1: dict[str, Any]) -> dict[str, Attack]:
         "20 log-probabilities a token": _post("/generate", {"prompt": "感冒", "parameters": many}),
         "20 log-probabilities a token, /v1": _post("/v1/chat/completions", chat),
         "20 log-probabilities for a prompt's tokens, /v1": _post("/v1/completions", prompt),
+    }
+
+
+def _many_objects(model: str) -> dict[str, Attack]:
+    """As many as are taken."""
+    message = {"role": "user", "content": "a"}
+    bodies: dict[str, dict[str, Any]] = {
+        "responses": {"input": [{"type": "x"}] * 500},
+        "chat/completions": {"messages": [message] * 4000},
+        "chat/completions/batch": {"messages": [[message]] * 250, "max_tokens": 1},
+    }
+    return {
+        f"a list of many, /v1/{path}": _post(f"/v1/{path}", {"model": model, **body})
+        for path, body in bodies.items()
     }
 
 

@@ -113,6 +113,31 @@ def test_an_answer_of_no_set_length_is_cut_to_the_log_probabilities_that_it_may_
     assert {each["finish_reason"] for each in told["choices"]} == {"length"}
 
 
+def test_the_conversations_of_a_batch_share_what_it_may_have(http: httpx.Client) -> None:
+    body = {"model": "base", **CHAT_BODY, "top_logprobs": 20, "messages": [[CHAT], [CHAT]]}
+    answer = http.post("/v1/chat/completions/batch", json=body)
+    told = [len(each["logprobs"]["content"]) for each in answer.json()["choices"]]
+    assert told == [8192 // 2 // 21] * 2
+
+
+def test_steps_of_a_beam_search_are_no_answer_of_log_probabilities(http: httpx.Client) -> None:
+    body = {"model": "base", "prompt": ["感冒", "发烧"], "max_tokens": 90, "temperature": 0}
+    answer = http.post("/v1/completions", json={**body, "use_beam_search": True, "n": 8})
+    assert answer.status_code == 200, answer.text[:300]
+    assert len(answer.json()["choices"]) == 16
+
+
+def test_each_bad_item_of_an_input_is_told_alone(http: httpx.Client) -> None:
+    """500 of them cost vLLM a second of the event loop, and 60 MB of text."""
+    good = {"role": "user", "content": "a"}
+    for bad in ({"type": "x"}, 1, None, {"role": "user"}, [good]):
+        body = {"model": "base", "input": [good, *[bad] * 500], "max_output_tokens": 1}
+        answer = http.post("/v1/responses", json=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"].startswith("input.1")
+        assert len(answer.content) < 1000
+
+
 def test_a_stream_may_have_any_number_of_log_probabilities(http: httpx.Client) -> None:
     body = {"model": "base", **CHAT_BODY, "top_logprobs": 20, "max_tokens": 410, "stream": True}
     answer = http.post("/v1/chat/completions", json=body)

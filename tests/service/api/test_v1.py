@@ -7,6 +7,7 @@ import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.v1_requests import MOST_REPEATED
 from service.errors import EngineDiedError
 from service.settings import Settings
 from tests.service.conftest import ready
@@ -158,3 +159,81 @@ async def test_nothing_follows_a_whole_answer(tokenizer: Any, settings: Settings
     async with ready(Answering(tokenizer, routes), settings) as client:
         told = await client.post("/v1/responses", json=BODY)
         assert (told.status_code, told.json()) == (200, {"a": 1})
+
+
+MANY: dict[str, dict[str, list[Any]]] = {
+    "messages": {"messages": [{"role": "user", "content": "a"}] * 4097},
+    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 4096}]},
+    "tools": {"tools": [{"type": "function", "function": {"name": "f"}}] * 2049},
+    "items": {"input": [{"role": "user", "content": "a"}] * 513},
+    "nested items": {"input": [{"role": "user", "content": [{"text": "a"}] * 512}]},
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+async def test_objects_that_are_checked_one_by_one_are_counted(
+    tokenizer: Any, settings: Settings, name: str, path: str
+) -> None:
+    engine = Answering(tokenizer, JSONResponse({}))
+    settings.max_body_bytes = 2**20
+    ((field, whole),) = MANY[name].items()
+    async with ready(engine, settings) as client:
+        told = await client.post(path, json={"model": "fake-model", field: whole})
+        assert (told.status_code, told.json()["error"]["param"]) == (400, field)
+        if len(whole) == 1:
+            return
+        fewer = {field: whole[: len(whole) // 2]}
+        told = await client.post(path, json={"model": "fake-model", **fewer})
+        assert told.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [BODY["messages"]] * 257},
+        {"messages": [[]] * 200, "prompt": [1] * 30_000},
+        {"messages": [[]] * 200, "documents": ["x" * 50_000]},
+    ],
+    ids=["conversations", "a prompt beside", "documents beside"],
+)
+async def test_a_batch_of_conversations_is_bounded(
+    tokenizer: Any, settings: Settings, body: dict[str, Any]
+) -> None:
+    settings.max_body_bytes = 2**23
+    async with ready(Answering(tokenizer, JSONResponse({})), settings) as client:
+        told = await client.post("/v1/chat/completions/batch", json={"model": "fake-model", **body})
+        assert told.status_code == 400
+
+
+async def test_bytes_are_counted_as_text_not_as_escapes(tokenizer: Any, settings: Settings) -> None:
+    settings.max_body_bytes = 2**23
+    async with ready(Answering(tokenizer, JSONResponse({})), settings) as client:
+        tool = {"type": "function", "function": {"name": "f", "description": "药" * 4000}}
+        tools = [tool] * 60
+        content = json.dumps({"model": "fake-model", "messages": [], "tools": tools})
+        assert len(content) > MOST_REPEATED
+        headers = {"content-type": "application/json"}
+        told = await client.post("/v1/chat/completions", content=content, headers=headers)
+        assert told.status_code == 200, told.text
+
+
+async def test_a_stream_of_messages_that_begins_with_an_error_has_its_status(
+    tokenizer: Any, settings: Settings
+) -> None:
+    event = f"event: error\ndata: {json.dumps(ANTHROPIC)}\n\n"
+    answer = StreamingResponse(iter([event]), media_type="text/event-stream")
+    async with ready(Answering(tokenizer, answer), settings) as client:
+        told = await client.post("/v1/messages", json=BODY)
+        assert told.status_code == 400
+        assert "list index" in told.json()["error"]["message"]
+
+
+async def test_an_error_without_a_text_is_told_by_its_cause(
+    tokenizer: Any, settings: Settings
+) -> None:
+    wrapped = RuntimeError()
+    wrapped.__cause__ = ValueError("the reason")
+    async with ready(Answering(tokenizer, raising(wrapped, CREATED)), settings) as client:
+        told = await client.post("/v1/responses", json=BODY)
+        assert "the reason" in told.json()["error"]["message"]

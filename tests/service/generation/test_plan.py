@@ -140,9 +140,10 @@ def test_log_probabilities_of_an_answer_are_counted_before_they_cost(
     settings: Settings, parameters: dict[str, Any], prompts: int, count: int
 ) -> None:
     asked = plan(settings, **parameters)
-    refuse_long_answer(asked, prompts, count)
+    refuse_long_answer(asked, prompts, 10**6, count)
+    refuse_long_answer(asked, prompts, 1, count // 2)
     with pytest.raises(InvalidRequestError, match=f"may have {count} log") as refused:
-        refuse_long_answer(asked, prompts, count - 1)
+        refuse_long_answer(asked, prompts, 10**6, count - 1)
     assert refused.value.param == "parameters.logprobs"
 
 
@@ -150,13 +151,19 @@ def test_log_probabilities_of_an_answer_are_counted_before_they_cost(
 def test_an_answer_without_log_probabilities_may_be_long(
     settings: Settings, parameters: dict[str, Any]
 ) -> None:
-    refuse_long_answer(plan(settings, **parameters, max_tokens=4000), 2048, 1)
+    refuse_long_answer(plan(settings, **parameters, max_tokens=4000), 2048, 4096, 1)
 
 
 def test_a_schema_becomes_a_text_once_for_all_prompts(settings: Settings) -> None:
     constraint = {"json": {"const": True}}
-    told = sampling(settings, structured_outputs=constraint)["structured_outputs"]
-    assert told == {"json": '{"const": true}'}
+    presets = {"true": checked({"structured_outputs": constraint})}
+    preset = settings.model_copy(update={"presets": presets})
+    for told in (
+        sampling(settings, structured_outputs=constraint),
+        sampling(preset, preset="true"),
+    ):
+        assert told["structured_outputs"] == {"json": '{"const": true}'}
+    assert presets["true"]["structured_outputs"] == constraint  # /info has a fingerprint of them
     large = {"json": {"enum": ["x" * 2**17]}}
     with pytest.raises(InvalidRequestError, match="more than 65536 bytes") as refused:
         sampling(settings, structured_outputs=large)
