@@ -3,9 +3,9 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import accumulate, islice
 from typing import Annotated, Any, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -36,10 +36,10 @@ NOT_TAKEN = {
 TEMPLATE_ARGUMENTS = "chat_template_kwargs"
 RENDERED = ("messages", "input", "documents", TEMPLATE_ARGUMENTS)
 TEXTS = {"prompt", "messages", "input", "documents", "system", "instructions"}
-MOST_REPEATED = 2**20
-MOST_OBJECTS = {"messages": 4096, "tools": 4096, "input": 512}
+MOST_REPEATED, ALWAYS_REPEATED = 2**18, 512
+MOST_OBJECTS = {"messages": 2048, "tools": 4096, "input": 512}
 """By how long vLLM takes for each on the event loop: to check it, and to render it."""
-MOST_CONVERSATIONS = 256
+MOST_CONVERSATIONS = 128
 BY_DEVELOPER = ("system", "instructions", "tools")
 """Fields whose text the chat template writes into the prompt; these may speak of marks."""
 MARKS_ALLOWED = ("assistant", "system", "developer")
@@ -195,28 +195,38 @@ def _refuse_many_prompts(path: str, prompts: int, max_prompts: int) -> None:
 
 
 def _refuse_many(name: str, value: Any, most: int) -> None:
-    count, level = 0, [value]
-    while level:
-        count += sum(isinstance(each, dict) for each in level)
-        if count > most:
-            raise InvalidRequestError(f"{name} has more than {most} objects: send fewer", name)
-        level = list(chain.from_iterable(map(_members, level)))
+    objects = (each for each in _nested([value]) if isinstance(each, dict))
+    if next(islice(objects, most, None), None) is not None:
+        raise InvalidRequestError(f"{name} has more than {most} objects: send fewer", name)
 
 
 def _refuse_repeated(path: str, body: dict[str, Any], prompts: int, size: int) -> None:
     """All but the prompts is checked and copied for each of them, by vLLM on the event loop."""
-    if prompts * size <= MOST_REPEATED:
+    most = max(MOST_REPEATED // prompts, ALWAYS_REPEATED)
+    if size <= most:
         return
     once = TEXTS if prompts == 1 else {LIST_OF_PROMPTS[path]}
-    rest = {name: value for name, value in body.items() if name not in once}
-    repeated = len(json.dumps(rest, ensure_ascii=False).encode())
-    if prompts * repeated > MOST_REPEATED:
+    repeated = _nested(value for name, value in body.items() if name not in once)
+    if any(total > most for total in accumulate(map(_size, repeated))):
         raise InvalidRequestError(
-            f"the fields beside the prompts have {repeated} bytes; with as many prompts as here "
-            f"({prompts}) at most {MOST_REPEATED // prompts}: make a schema or a list in them "
-            "shorter, or send fewer prompts at once",
+            f"the fields beside the prompts have more than {most} characters and values, the most "
+            f"for as many prompts as here ({prompts}): make a schema or a list in them shorter, or "
+            "send fewer prompts at once",
             "body",
         )
+
+
+def _nested(values: Iterable[Any]) -> Iterator[Any]:
+    """They, and all that is in them."""
+    pending = list(values)
+    while pending:
+        value = pending.pop()
+        yield value
+        pending += _members(value)
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, str) else 1
 
 
 def _rendered(body: dict[str, Any]) -> Iterator[tuple[str, bool]]:

@@ -78,8 +78,8 @@ def _many_objects(model: str) -> dict[str, Attack]:
     message = {"role": "user", "content": "a"}
     bodies: dict[str, dict[str, Any]] = {
         "responses": {"input": [{"type": "x"}] * 500},
-        "chat/completions": {"messages": [message] * 4000},
-        "chat/completions/batch": {"messages": [[message]] * 250, "max_tokens": 1},
+        "chat/completions": {"messages": [message] * 2000},
+        "chat/completions/batch": {"messages": [[message]] * 128, "max_tokens": 1},
     }
     return {
         f"a list of many, /v1/{path}": _post(f"/v1/{path}", {"model": model, **body})
@@ -93,7 +93,7 @@ def _schemas(v1: dict[str, Any]) -> dict[str, Attack]:
             "/v1/completions",
             {**v1, "prompt": ["感冒"] * prompts, "structured_outputs": {"json": _wide(fields)}},
         )
-        for fields, prompts in ((50_000, 500), (150, 80))
+        for fields, prompts in ((50_000, 500), (150, 20))
     }
 
 

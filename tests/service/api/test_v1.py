@@ -162,8 +162,8 @@ async def test_nothing_follows_a_whole_answer(tokenizer: Any, settings: Settings
 
 
 MANY: dict[str, dict[str, list[Any]]] = {
-    "messages": {"messages": [{"role": "user", "content": "a"}] * 4097},
-    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 4096}]},
+    "messages": {"messages": [{"role": "user", "content": "a"}] * 2049},
+    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 2048}]},
     "tools": {"tools": [{"type": "function", "function": {"name": "f"}}] * 2049},
     "items": {"input": [{"role": "user", "content": "a"}] * 513},
     "nested items": {"input": [{"role": "user", "content": [{"text": "a"}] * 512}]},
@@ -191,9 +191,9 @@ async def test_objects_that_are_checked_one_by_one_are_counted(
 @pytest.mark.parametrize(
     "body",
     [
-        {"messages": [BODY["messages"]] * 257},
-        {"messages": [[]] * 200, "prompt": [1] * 30_000},
-        {"messages": [[]] * 200, "documents": ["x" * 50_000]},
+        {"messages": [BODY["messages"]] * 129},
+        {"messages": [[]] * 100, "prompt": [1] * 30_000},
+        {"messages": [[]] * 100, "documents": ["x" * 10_000]},
     ],
     ids=["conversations", "a prompt beside", "documents beside"],
 )
@@ -206,11 +206,13 @@ async def test_a_batch_of_conversations_is_bounded(
         assert told.status_code == 400
 
 
-async def test_bytes_are_counted_as_text_not_as_escapes(tokenizer: Any, settings: Settings) -> None:
+async def test_what_is_repeated_is_counted_as_text_not_as_escapes(
+    tokenizer: Any, settings: Settings
+) -> None:
     settings.max_body_bytes = 2**23
     async with ready(Answering(tokenizer, JSONResponse({})), settings) as client:
-        tool = {"type": "function", "function": {"name": "f", "description": "药" * 4000}}
-        tools = [tool] * 60
+        tool = {"type": "function", "function": {"name": "f", "description": "药" * 2000}}
+        tools = [tool] * 100
         content = json.dumps({"model": "fake-model", "messages": [], "tools": tools})
         assert len(content) > MOST_REPEATED
         headers = {"content-type": "application/json"}
