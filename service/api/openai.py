@@ -162,7 +162,7 @@ class _Answer:
     async def fail(self, error: BaseException) -> None:
         """End the answer with what the routes raised once they had begun it."""
         problem = _problem_of(error)
-        if problem["code"] == STUMBLED:
+        if problem["code"] == STUMBLED and not self._ended:
             logger.error("/v1 failed under way", exc_info=error)
         if not self._begun:
             await self._refuse(problem)
@@ -206,14 +206,14 @@ def _cause(error: BaseException) -> BaseException:
     causes = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
-    return next(filter(str, causes[1:]), error)
+    return next(filter(str, causes[1:]), causes[-1])
 
 
 def _problem_of(error: BaseException) -> dict[str, Any]:
     """In vLLM's shape, what its routes raised."""
     refused = isinstance(error, ValueError) or hasattr(error, "parameter")
     return {
-        "message": str(error),
+        "message": str(error) or type(error).__name__,
         "type": "BadRequestError" if refused else "InternalServerError",
         "param": getattr(error, "parameter", None),
         "code": InvalidRequestError.status if refused else STUMBLED,

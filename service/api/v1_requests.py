@@ -75,12 +75,18 @@ class V1Fields(BaseModel):
     best_of: int | None = Field(None, ge=1, le=MOST_OUTPUTS)
     response_format: _Format | None = None
     structured_outputs: _Constraint | None = None
+    use_beam_search: bool | None = None
     logprobs: bool | Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     prompt_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
     request_id: RequestId | None = None
     priority: int | None = Field(None, ge=-(2**31), lt=2**31)
+
+    @property
+    def writes_logprobs(self) -> bool:
+        """Whether the answer has some of its tokens."""
+        return self.logprobs is not None and self.logprobs is not False
 
     @property
     def each(self) -> int:
@@ -109,8 +115,7 @@ def read_v1(path: str, content: bytes, record: RequestRecord, max_prompts: int) 
     fields = _fields(body)
     refuse_overtaking(record, fields.priority, "priority")
     prompts = _count_prompts(path, body)
-    if fields.each > 1 and fields.prompt_logprobs is not None:
-        raise InvalidRequestError("prompt_logprobs goes with n=1 alone", "prompt_logprobs")
+    _refuse_logprobs(fields)
     _refuse_many_prompts(path, prompts, max_prompts)
     _refuse_repeated(path, body, prompts, len(content))
     for name, most in MOST_OBJECTS.items():
@@ -124,6 +129,14 @@ def _fields(body: dict[str, Any]) -> V1Fields:
         return V1Fields.model_validate(body)
     except ValidationError as error:
         raise first_problem(error.errors()) from error
+
+
+def _refuse_logprobs(fields: V1Fields) -> None:
+    """Where vLLM would write more of them than are counted."""
+    if fields.each > 1 and fields.prompt_logprobs is not None:
+        raise InvalidRequestError("prompt_logprobs goes with n=1 alone", "prompt_logprobs")
+    if fields.use_beam_search and fields.writes_logprobs:
+        raise InvalidRequestError("logprobs does not go with use_beam_search", "logprobs")
 
 
 def _items(path: str, body: dict[str, Any]) -> list[Any]:
@@ -222,7 +235,13 @@ def _nested(values: Iterable[Any]) -> Iterator[Any]:
     while pending:
         value = pending.pop()
         yield value
-        pending += _members(value)
+        pending += _inner(value)
+
+
+def _inner(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else []
 
 
 def _size(value: Any) -> int:
@@ -246,9 +265,8 @@ def _is_by_model(value: Any) -> bool:
 
 
 def _members(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [*value, *value.values(), _arguments(value)]
-    return value if isinstance(value, list) else []
+    arguments = [_arguments(value)] if isinstance(value, dict) else []
+    return _inner(value) + arguments
 
 
 def _arguments(call: dict[str, Any]) -> Any:

@@ -5,12 +5,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
-from vllm.entrypoints.openai.responses.protocol import ResponseInputOutputItem
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -19,7 +19,6 @@ from service.engine.tokenizers import limit_pooled_caches
 from service.errors import ServiceError, answer
 
 TASKS = ("generate",)
-INPUT: TypeAdapter[Any] = TypeAdapter(list[ResponseInputOutputItem])
 
 
 async def openai_app(
@@ -65,7 +64,7 @@ def _refusing_bad_items(app: ASGIApp) -> ASGIApp:
 def _check_input(items: list[Any]) -> None:
     for number, item in enumerate(items):
         try:
-            INPUT.validate_python([item])
+            ResponsesRequest.model_validate({"input": [item]})
         except ValidationError:
             raise ValueError(f"input.{number}: there is no such kind of item") from None
 

@@ -55,14 +55,19 @@ def spend(allowance: Allowance, params: Any, prompt_tokens: int, room: int) -> N
     An answer that may fill the `room` left of the context, as where no length is set, is cut.
     Raises RefusedError beyond the allowance.
     """
-    if params.prompt_logprobs is not None:
-        _take(allowance, prompt_tokens * (params.prompt_logprobs + 1), "prompt_logprobs")
+    of_prompt = prompt_tokens * _candidates(params.prompt_logprobs)
+    _take(allowance, of_prompt, "prompt_logprobs")
     if params.logprobs is None or _as_they_come(allowance, params):
         return
-    each = params.n * (params.logprobs + 1)
+    each = params.n * _candidates(params.logprobs)
     if params.max_tokens == room:
-        _cut(params, allowance.most // allowance.prompts // each)
+        _cut(params, (allowance.most // allowance.prompts - of_prompt) // each)
     _take(allowance, each * params.max_tokens, "logprobs")
+
+
+def _candidates(logprobs: int | None) -> int:
+    """At one token: itself and the likeliest."""
+    return 0 if logprobs is None else logprobs + 1
 
 
 def _as_they_come(allowance: Allowance, params: Any) -> bool:

@@ -41,6 +41,7 @@ def test_half_a_character_is_a_400_in_every_field_of_v1(
         ("logprob_token_ids", [1]), ("kv_transfer_params", {"a": 1}), ("vllm_xargs", {"a": 1}),
         ("prompt_embeds", "AAAA"), ("bad_words", ["x" * 9000]),
         ("structured_outputs", {"regex": "(a{600}){600}"}),
+        ("use_beam_search", "yes"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])
@@ -136,6 +137,37 @@ def test_each_bad_item_of_an_input_is_told_alone(http: httpx.Client) -> None:
         assert answer.status_code == 400
         assert answer.json()["error"]["message"].startswith("input.1")
         assert len(answer.content) < 1000
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "reasoning", "summary": []},
+        {
+            "type": "message",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "a"}],
+        },
+        {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "a"}]},
+        {"role": "assistant", "content": "a"},
+        {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+        {"role": "user", "content": [{"type": "input_image", "image_url": "data:a"}]},
+    ],
+    ids=["reasoning", "an answer", "a refusal", "short", "a call", "an image"],
+)
+def test_items_that_vllm_completes_are_no_bad_ones(
+    http: httpx.Client, item: dict[str, Any]
+) -> None:
+    body = {"model": "base", "input": [CHAT, item, CHAT], "max_output_tokens": 1}
+    assert "no such kind" not in http.post("/v1/responses", json=body).text
+
+
+def test_log_probabilities_of_prompt_and_answer_share_one_allowance(http: httpx.Client) -> None:
+    body = {"model": "base", **CHAT_BODY, "prompt_logprobs": 20, "top_logprobs": 20}
+    answer = http.post("/v1/chat/completions", json=body).json()
+    prompt = len(answer["prompt_logprobs"])
+    content = answer["choices"][0]["logprobs"]["content"]
+    assert len(content) == 8192 // 21 - prompt
 
 
 def test_a_stream_may_have_any_number_of_log_probabilities(http: httpx.Client) -> None:

@@ -220,6 +220,25 @@ async def test_what_is_repeated_is_counted_as_text_not_as_escapes(
         assert told.status_code == 200, told.text
 
 
+async def test_what_a_tool_call_holds_is_no_object_of_the_request(
+    tokenizer: Any, settings: Settings
+) -> None:
+    rows = json.dumps([{"a": 1}] * 600)
+    call = {"type": "function_call", "call_id": "1", "name": "f", "arguments": rows}
+    settings.max_body_bytes = 2**20
+    async with ready(Answering(tokenizer, JSONResponse({})), settings) as client:
+        told = await client.post("/v1/responses", json={"model": "fake-model", "input": [call]})
+        assert told.status_code == 200, told.text
+
+
+async def test_beams_have_no_log_probabilities(tokenizer: Any, settings: Settings) -> None:
+    async with ready(Answering(tokenizer, JSONResponse({})), settings) as client:
+        for logprobs, status in ((5, 400), (0, 400), (True, 400), (None, 200), (False, 200)):
+            body = {**BODY, "use_beam_search": True, "n": 4, "logprobs": logprobs}
+            told = await client.post("/v1/completions", json=body)
+            assert told.status_code == status, logprobs
+
+
 async def test_a_stream_of_messages_that_begins_with_an_error_has_its_status(
     tokenizer: Any, settings: Settings
 ) -> None:
