@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     max_answer_logprobs: int = Field(
         32_768,
         ge=1,
-        description="most log-probabilities in one answer, which is written in one go; a quarter "
+        description="most log-probabilities in one answer, which is written in one go; an eighth "
         "of it under /v1, whose code takes longer",
     )
     max_queued_prompts: int = Field(

@@ -65,7 +65,7 @@ def _long_answers(v1: dict[str, Any]) -> dict[str, Attack]:
         "top_logprobs": 20,
         "ignore_eos": True,
     }
-    prompt = {**v1, "prompt": [100] * 380, "max_tokens": 1, "prompt_logprobs": 20}
+    prompt = {**v1, "prompt": [100] * 190, "max_tokens": 1, "prompt_logprobs": 20}
     return {
         "20 log-probabilities a token": _post("/generate", {"prompt": "感冒", "parameters": many}),
         "20 log-probabilities a token, /v1": _post("/v1/chat/completions", chat),

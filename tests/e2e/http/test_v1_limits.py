@@ -110,7 +110,7 @@ def test_an_answer_of_no_set_length_is_cut_to_the_log_probabilities_that_it_may_
 ) -> None:
     body = {"model": "base", **CHAT_BODY, "top_logprobs": 20, "n": 4}
     told = http.post("/v1/chat/completions", json=body).json()
-    assert [len(each["logprobs"]["content"]) for each in told["choices"]] == [8192 // 21 // 4] * 4
+    assert [len(each["logprobs"]["content"]) for each in told["choices"]] == [4096 // 21 // 4] * 4
     assert {each["finish_reason"] for each in told["choices"]} == {"length"}
 
 
@@ -118,7 +118,7 @@ def test_the_conversations_of_a_batch_share_what_it_may_have(http: httpx.Client)
     body = {"model": "base", **CHAT_BODY, "top_logprobs": 20, "messages": [[CHAT], [CHAT]]}
     answer = http.post("/v1/chat/completions/batch", json=body)
     told = [len(each["logprobs"]["content"]) for each in answer.json()["choices"]]
-    assert told == [8192 // 2 // 21] * 2
+    assert told == [4096 // 2 // 21] * 2
 
 
 def test_steps_of_a_beam_search_are_no_answer_of_log_probabilities(http: httpx.Client) -> None:
@@ -167,7 +167,7 @@ def test_log_probabilities_of_prompt_and_answer_share_one_allowance(http: httpx.
     answer = http.post("/v1/chat/completions", json=body).json()
     prompt = len(answer["prompt_logprobs"])
     content = answer["choices"][0]["logprobs"]["content"]
-    assert len(content) == 8192 // 21 - prompt
+    assert len(content) == 4096 // 21 - prompt
 
 
 def test_a_stream_may_have_any_number_of_log_probabilities(http: httpx.Client) -> None:
