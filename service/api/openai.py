@@ -30,8 +30,8 @@ PASSED_ON = {b"content-type", b"content-length", b"accept"}
 ANNOUNCED = (b"event: response.created", b"event: response.in_progress")
 """Events of /v1/responses that come before the engine has taken the request, and may refuse it."""
 ERROR_EVENTS = (b'data: {"error":', b"event: error\n")
-LOGPROB_COSTS = 8
-"""By how much the share of /v1 is smaller: its code takes four times as long, in one piece."""
+V1_SHARE = 1 / 8
+"""Of the log-probabilities that an answer may have: vLLM's code takes longer, in one piece."""
 STUMBLED = 500
 """The status of vLLM's answer where its own code raises what it did not expect."""
 logger = logging.getLogger("mergeline")
@@ -74,7 +74,7 @@ class V1:
         work = read_v1(inner["path"], body, record, self._deployment.settings.max_prompts)
         inner["state"]["input"] = work.items
         self._refuse_other_models(work.model)
-        most = self._deployment.settings.max_answer_logprobs // LOGPROB_COSTS
+        most = int(self._deployment.settings.max_answer_logprobs * V1_SHARE)
         ALLOWANCE.set(Allowance(most, work.prompts, in_streams=inner["path"] == RESPONSES))
         with self._under_way(work) as under_way:
             # in a thread: a body of megabytes takes seconds

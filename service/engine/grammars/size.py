@@ -5,6 +5,7 @@ all of a machine's memory, and the server with it.
 """
 
 import json
+from itertools import islice
 from typing import Any
 
 from service.engine.grammars.bad_words import MARK
@@ -78,7 +79,8 @@ def _refuse_larger(size: int) -> None:
 
 def _size(value: Any) -> int:
     """At least so many bytes of JSON, without what is in its members."""
-    return len(value) if isinstance(value, str | list | dict) else 1
+    names = islice(value, MOST_BYTES) if isinstance(value, dict) else ()
+    return sum(map(len, names)) + (len(value) if isinstance(value, str | list | dict) else 1)
 
 
 def _items(value: Any) -> float:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -190,3 +191,23 @@ def test_what_contradicts_itself_is_refused_by_name(
     body = {"model": "base", "prompt": "感冒", "max_tokens": 4, **both}
     answer = http.post("/v1/completions", json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, one)
+
+
+def test_a_pipelined_request_has_no_share_in_the_one_before(impatient: ServerProcess) -> None:
+    """It begins inside the task of that one, whose allowance /generate would spend."""
+    many = {"max_tokens": 300, "ignore_eos": True, "logprobs": 20}  # too many for /v1
+    bodies = {
+        "/v1/completions": {"model": "base", "prompt": "感冒", "max_tokens": 2},
+        "/generate": {"prompt": "感冒", "parameters": many},
+    }
+    sent = b""
+    for path, body in bodies.items():
+        content = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        sent += f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+    with socket.create_connection(("127.0.0.1", impatient.port), 60) as connection:
+        connection.sendall(sent)
+        told = b""
+        while told.count(b"HTTP/1.1 ") < 2:
+            told += connection.recv(2**16)
+    assert told.count(b"HTTP/1.1 200") == 2, told[-300:]
