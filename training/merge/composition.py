@@ -1,37 +1,33 @@
 """What each tensor of the merged model is made of: base, whole tensors and pairs of adapters."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from math import prod
-from typing import NamedTuple
-
-import numpy as np
 
 from training.errors import TrainingError
-from training.merge.lora import Pair
+from training.merge.lora import BiasShift, Pair, TokenRows
 from training.merge.peft_adapter import LoraAdapter
-from training.model_directory.directory import ModelDirectory
-from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor, Tensors, read_values
+from training.model_directory.architecture import TIES
+from training.model_directory.directory import Ends, ModelDirectory, find_head, is_end
+from training.weights.compare import same_values
+from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor
 from training.weights.shards import as_dtype
 
-EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight")
-HEADS = ("lm_head.weight", "output_layer.weight")
 HEAD = "lm_head.weight"
-COMPARED_ELEMENTS = 1 << 20
 
 
 @dataclass(frozen=True)
 class Part:
     """One tensor of the merged model: `source` plus the changes of `pairs`, stored as `dtype`.
 
-    `replaced`: `source` is an adapter's.
+    `replaced`: `source` is an adapter's. `rows` then take the places of those in the source.
     """
 
     source: StoredTensor
     dtype: str
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[Pair | BiasShift, ...] = ()
     replaced: bool = False
+    rows: tuple[TokenRows, ...] = ()
 
 
 @dataclass
@@ -52,14 +48,6 @@ class Composition:
         return [replace(as_dtype(part.source, part.dtype), name=name) for name, part in parts]
 
 
-class Ends(NamedTuple):
-    """Both ends of a model: the names of its embeddings and head; one is both where `tied`."""
-
-    embedding: str
-    head: str
-    tied: bool
-
-
 def compose(base: ModelDirectory, adapters: Sequence[LoraAdapter]) -> Composition:
     """Apply the adapters in order to the base's tensors, reading as little as possible.
 
@@ -71,35 +59,78 @@ def compose(base: ModelDirectory, adapters: Sequence[LoraAdapter]) -> Compositio
     """
     tensors = base.tensors
     result = Composition({name: Part(tensor, tensor.dtype) for name, tensor in tensors.items()})
-    ends = _find_ends(base, adapters)
+    adapters = [_as_stored(adapter, base) for adapter in adapters]
+    ends = base.ends
     if ends and ends.tied:
-        result.parts[ends.head] = result.parts[ends.embedding]
+        changed = chain.from_iterable((*adapter.whole, *adapter.pairs) for adapter in adapters)
+        ends = ends._replace(head=ends.head or find_head(changed) or HEAD)
+        result.parts[str(ends.head)] = result.parts[ends.embedding]
     start = dict(result.parts)
     for adapter in adapters:
-        _apply(adapter, start, result)
+        _apply(adapter, start, result, ends)
     if ends:
         _finish_vocabulary(result, ends, tensors[ends.embedding].shape[0])
     return result
 
 
-def _find_ends(base: ModelDirectory, adapters: Sequence[LoraAdapter]) -> Ends | None:
-    """None when the base has no embeddings by a known name."""
-    embedding = _first(base.tensors, EMBEDDINGS)
-    if embedding is None:
-        return None
-    changed = chain.from_iterable((*adapter.whole, *adapter.pairs) for adapter in adapters)
-    head = _first([*base.tensors, *changed], HEADS) or HEAD
-    return Ends(embedding, head, bool(base.config.get("tie_word_embeddings")))
+def check_fits(base: ModelDirectory, adapter: LoraAdapter) -> None:
+    """Raise TrainingError when the adapter, whatever its values, cannot be merged into the base."""
+    parts = {name: Part(tensor, tensor.dtype) for name, tensor in base.tensors.items()}
+    if base.ends and base.ends.tied:
+        parts[base.ends.head or HEAD] = parts[base.ends.embedding]
+    adapter = _as_stored(adapter, base)
+    for name, tensor in adapter.whole.items():
+        _check_whole(name, tensor, parts)
+    for name, tokens in adapter.rows.items():
+        _check_rows(adapter, name, tokens, parts)
+    for name, pair in adapter.pairs.items():
+        _check_pair(adapter, name, pair, parts)
 
 
-def _apply(adapter: LoraAdapter, start: Mapping[str, Part], result: Composition) -> None:
+def _as_stored(adapter: LoraAdapter, base: ModelDirectory) -> LoraAdapter:
+    """Return the adapter with the base's names on disk and its way to lay out weights.
+
+    peft's go by the names of the model's class.
+    """
+    pairs = {
+        base.stored_name(name): pair.laid_out(transposed=base.is_transposed(name))
+        for name, pair in adapter.pairs.items()
+    }
+    whole = {base.stored_name(name): tensor for name, tensor in adapter.whole.items()}
+    rows = {base.stored_name(name): tokens for name, tokens in adapter.rows.items()}
+    return replace(adapter, pairs=pairs, whole=whole, rows=rows)
+
+
+def _apply(
+    adapter: LoraAdapter, start: Mapping[str, Part], result: Composition, ends: Ends | None
+) -> None:
     """Add one adapter to `result`, which has the parts of `start` before the first."""
-    replaced = _replace_whole(adapter, start, result)
-    if not _add_pairs(adapter, result.parts) and not replaced:
+    changes = [
+        _replace_whole(adapter, start, result),
+        _replace_rows(adapter, start, result, ends),
+        _add_pairs(adapter, result.parts),
+    ]
+    if not any(changes):
         raise TrainingError(
             f"{adapter.path} changes nothing: every B @ A is zero and every whole tensor is"
             " the base's (was it trained before saving?)"
         )
+
+
+def _replace_rows(
+    adapter: LoraAdapter, start: Mapping[str, Part], result: Composition, ends: Ends | None
+) -> bool:
+    """Put the adapter's rows in place; return whether there are some.
+
+    Where the base ties both ends, they go into both, as peft trains them.
+    """
+    for name, tokens in adapter.rows.items():
+        both = (name,) if not (ends and ends.tied) else (ends.embedding, str(ends.head))
+        for end in both:
+            _check_rows(adapter, end, tokens, result.parts)
+            part = result.parts[end]
+            result.parts[end] = replace(part, rows=(*part.rows, tokens))
+    return bool(adapter.rows)
 
 
 def _replace_whole(adapter: LoraAdapter, start: Mapping[str, Part], result: Composition) -> bool:
@@ -120,15 +151,43 @@ def _add_pairs(adapter: LoraAdapter, parts: dict[str, Part]) -> bool:
     """Add the adapter's low-rank changes to `parts`; return whether one is not zero."""
     changed = False
     for name, pair in adapter.pairs.items():
-        if name not in parts:
-            raise TrainingError(
-                f"{adapter.path}: the pair for {name} matches nothing in the base: is this the"
-                " adapter's base?"
-            )
-        pair.check_fits(name, parts[name].source)
+        _check_pair(adapter, name, pair, parts)
         changed |= pair.changes()
         parts[name] = replace(parts[name], pairs=(*parts[name].pairs, pair))
     return changed
+
+
+def _check_rows(
+    adapter: LoraAdapter, name: str, tokens: TokenRows, parts: Mapping[str, Part]
+) -> None:
+    if name not in parts:
+        raise TrainingError(
+            f"{tokens.rows.path}: {tokens.rows.name} matches nothing in the base: is this the"
+            " adapter's base?"
+        )
+    tokens.check_fits(name, parts[name].source)
+    if parts[name].pairs or name in adapter.pairs:
+        raise TrainingError(_mixed(adapter, name))
+
+
+def _mixed(adapter: LoraAdapter, name: str) -> str:
+    return (
+        f"{adapter.path}: {name} would have single rows replaced (trainable_token_indices) and a"
+        " low-rank change as well: which of them counts is not defined: merge one of the adapters"
+    )
+
+
+def _check_pair(
+    adapter: LoraAdapter, name: str, pair: Pair | BiasShift, parts: Mapping[str, Part]
+) -> None:
+    if name not in parts:
+        raise TrainingError(
+            f"{adapter.path}: the pair for {name} matches nothing in the base: is this the"
+            " adapter's base?"
+        )
+    pair.check_fits(name, parts[name].source)
+    if parts[name].rows:
+        raise TrainingError(_mixed(adapter, name))
 
 
 def _check_whole(name: str, tensor: StoredTensor, parts: Mapping[str, Part]) -> None:
@@ -142,7 +201,7 @@ def _check_whole(name: str, tensor: StoredTensor, parts: Mapping[str, Part]) -> 
             f"{tensor.path}: {tensor.name} is of dtype {tensor.dtype}, the base's of {there.dtype}:"
             " both must be F16, BF16 or F32"
         )
-    may_grow = name.endswith((*EMBEDDINGS, *HEADS))
+    may_grow = is_end(name)
     if tensor.shape[may_grow:] != there.shape[may_grow:]:
         raise TrainingError(
             f"{tensor.path}: {tensor.name} is {tensor.shape}, the base's is {there.shape}: adapter"
@@ -155,7 +214,7 @@ def _finish_vocabulary(result: Composition, ends: Ends, rows_before: int) -> Non
     if ends.tied:
         _drop_or_untie(result, ends)
     rows = result.rows = result.parts[ends.embedding].source.shape[0]
-    words = result.parts.get(ends.head)
+    words = result.parts.get(ends.head or "")
     if words and words.source.shape[0] != rows:
         raise TrainingError(
             f"{ends.embedding} would have {rows} rows and {ends.head} {words.source.shape[0]}:"
@@ -167,40 +226,17 @@ def _finish_vocabulary(result: Composition, ends: Ends, rows_before: int) -> Non
 
 def _drop_or_untie(result: Composition, ends: Ends) -> None:
     """Drop a head that is still the embeddings; else it becomes a tensor of its own."""
-    if _alike(result.parts[ends.embedding], result.parts[ends.head]):
-        del result.parts[ends.head]
+    head = str(ends.head)
+    if _alike(result.parts[ends.embedding], result.parts[head]):
+        del result.parts[head]
         return
-    result.config["tie_word_embeddings"] = False
+    result.config[TIES] = False
     result.notes.append(
-        f"{ends.head} is written as a tensor of its own and tie_word_embeddings set to false: an"
+        f"{head} is written as a tensor of its own and tie_word_embeddings set to false: an"
         " adapter changed it and the embeddings in different ways"
     )
 
 
 def _alike(one: Part, other: Part) -> bool:
-    return one == other or (
-        not one.pairs and not other.pairs and same_values(one.source, other.source)
-    )
-
-
-def same_values(one: StoredTensor, other: StoredTensor) -> bool:
-    """Return whether two tensors of FLOAT_SIZES dtypes hold the same values."""
-    if one.shape != other.shape:
-        return False
-    if (one.path, one.start, one.dtype) == (other.path, other.start, other.dtype):
-        return True  # they share a storage
-    for first in range(0, prod(one.shape), COMPARED_ELEMENTS):
-        ours, theirs = (read_values(each, first, COMPARED_ELEMENTS) for each in (one, other))
-        if not np.array_equal(ours, theirs):
-            return False
-    return True
-
-
-def embedding_rows(tensors: Tensors) -> int | None:
-    """Return the rows of the embeddings; None when none have a known name."""
-    name = _first(tensors, EMBEDDINGS)
-    return None if name is None else tensors[name].shape[0]
-
-
-def _first(names: Iterable[str], endings: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name.endswith(endings)), None)
+    changed = (one.pairs, one.rows) != (other.pairs, other.rows) or one.pairs
+    return one == other or (not changed and same_values(one.source, other.source))

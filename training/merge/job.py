@@ -72,7 +72,8 @@ def merge(
         if prefix:
             changes |= config_changes(source, prefix)
             write_prefix(aside, source, prefix)
-        notes = model.notes + copy_model_files(source, adapters, aside, changes, model.rows)
+        notes = source.notes + model.notes
+        notes += copy_model_files(source, adapters, aside, changes, model.rows)
         written = write_merged(shards, model.parts)
         _check_changed(loras, written)
         report = _report(shards, written, notes)

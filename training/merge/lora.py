@@ -1,7 +1,8 @@
-"""One module's low-rank change (LoRA, DoRA, AdaLoRA) as an adapter stores it."""
+"""One module's change as an adapter stores it: low-rank (LoRA, DoRA, AdaLoRA), bias, or rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Pair:
-    """A change of scale · B[out, rank] @ A[rank, in]; that of an embedding is its transpose.
+    """A change of scale · B[out, rank] @ A[rank, in]; `transposed` for weights that are [in, out].
+
+    Those are embeddings, whose in is the vocabulary, and transformers' Conv1D.
 
     AdaLoRA's `e` [rank, 1] multiplies A's rows; DoRA's `magnitude` [out] is the length that each
     row of the changed weight gets.
@@ -25,9 +28,13 @@ class Pair:
     b: StoredTensor
     rank: int
     scale: float
-    embedding: bool = False
+    transposed: bool = False
     e: StoredTensor | None = None
     magnitude: StoredTensor | None = None
+
+    def laid_out(self, *, transposed: bool) -> Self:
+        """Return the pair for a weight that is [in, out], or not."""
+        return replace(self, transposed=self.transposed or transposed)
 
     def change(self) -> Change:
         """Return the change in fp64, the scale inside its left factor."""
@@ -35,7 +42,7 @@ class Pair:
         if self.e is not None:
             a *= _doubles(self.e)
         magnitude = None if self.magnitude is None else _doubles(self.magnitude)
-        left, right = (a.T, b.T) if self.embedding else (b, a)
+        left, right = (a.T, b.T) if self.transposed else (b, a)
         return Change(left * self.scale, right, magnitude)
 
     def check_fits(self, name: str, weight: StoredTensor) -> None:
@@ -44,6 +51,11 @@ class Pair:
         Raises TrainingError when they do not belong together.
         """
         where = f"{self.a.path}: the pair for {name}"
+        if self.transposed and self.magnitude is not None:
+            raise TrainingError(
+                f"{where}: DoRA is supported on linear layers only, not on embeddings or GPT-2's"
+                " Conv1D: train without use_dora, or on other layers"
+            )
         if not {weight.dtype, *(part.dtype for part in self._parts())} <= FLOAT_SIZES.keys():
             raise TrainingError(
                 f"{where} meets a weight of dtype {weight.dtype} (A {self.a.dtype},"
@@ -72,7 +84,7 @@ class Pair:
         return [part for part in (self.a, self.b, self.e, self.magnitude) if part is not None]
 
     def _expected(self, rows: int, columns: int) -> list[Shape]:
-        out, into = (columns, rows) if self.embedding else (rows, columns)
+        out, into = (columns, rows) if self.transposed else (rows, columns)
         shapes: list[Shape] = [(self.rank, into), (out, self.rank)]
         if self.e is not None:
             shapes.append((self.rank, 1))
@@ -81,7 +93,69 @@ class Pair:
         return shapes
 
 
-def total_change(pairs: Sequence[Pair]) -> Change:
+@dataclass(frozen=True)
+class BiasShift:
+    """What `lora_bias` trains: scale · b[out], to add to the bias of the module itself."""
+
+    b: StoredTensor
+    scale: float
+
+    def laid_out(self, *, transposed: bool) -> Self:
+        """Return itself: a bias is [out] in every module."""
+        return self
+
+    def change(self) -> Change:
+        """Return the change of the bias, as a column, in fp64."""
+        return Change(_doubles(self.b)[:, None] * self.scale, np.ones((1, 1)))
+
+    def check_fits(self, name: str, bias: StoredTensor) -> None:
+        """Check dtype and shape against the bias, called `name`.
+
+        Raises TrainingError when they do not belong together.
+        """
+        if not {bias.dtype, self.b.dtype} <= FLOAT_SIZES.keys() or self.b.shape != bias.shape:
+            raise TrainingError(
+                f"{self.b.path}: {self.b.name} is {self.b.dtype} {self.b.shape}, {name} is"
+                f" {bias.dtype} {bias.shape}: adapter and base do not belong together"
+            )
+
+    def changes(self) -> bool:
+        """Return whether one value is not zero; raise TrainingError for NaN or Inf."""
+        return bool(_finite(self.b).any())
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """What `trainable_token_indices` trains: `rows` [tokens, hidden] in place of the rows `ids`."""
+
+    rows: StoredTensor
+    ids: tuple[int, ...]
+
+    def check_fits(self, name: str, weight: StoredTensor) -> None:
+        """Check dtype and shape against the embeddings, called `name`.
+
+        Raises TrainingError when they do not belong together.
+        """
+        floats = {weight.dtype, self.rows.dtype} <= FLOAT_SIZES.keys()
+        if not floats or self.rows.shape != (len(self.ids), *weight.shape[1:]):
+            raise TrainingError(
+                f"{self.rows.path}: {self.rows.name} is {self.rows.dtype} {self.rows.shape} for"
+                f" {len(self.ids)} tokens, {name} is {weight.dtype} {weight.shape}: adapter and"
+                " base (or adapter_config.json) do not belong together"
+            )
+        if max(self.ids) >= weight.shape[0]:
+            raise TrainingError(
+                f"{self.rows.path}: token {max(self.ids)} of trainable_token_indices has no row in"
+                f" {name}, which has {weight.shape[0]}: save the base with the resized embeddings"
+                " that the adapter was trained on, and merge into that"
+            )
+
+    def values(self) -> NDArray[np.float32]:
+        """Return the rows; raise TrainingError for NaN or Inf."""
+        return _finite(self.rows)
+
+
+def total_change(pairs: Sequence[Pair | BiasShift]) -> Change:
     """Return the sum of the pairs' changes as one, R being the sum of their ranks.
 
     A pair with a magnitude must be alone: the length is that of the sum it was trained in.

@@ -8,8 +8,8 @@ from math import prod
 from training.merge.composition import Part
 from training.merge.lora import total_change
 from training.weights.pipeline import done_ahead
-from training.weights.rounding import CHUNK_ELEMENTS, Tally, copy_chunk, merge_chunk
-from training.weights.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor
+from training.weights.rounding import CHUNK_ELEMENTS, Tally, copy_chunk, merge_chunk, rounded
+from training.weights.safetensors_stream import FLOAT_SIZES, Bytes, StoredTensor, as_bits
 from training.weights.shards import Shard, write_shards
 
 AHEAD = 4  # chunks computed while others are hashed and written; a second thread only contends
@@ -38,7 +38,7 @@ def write_merged(shards: Sequence[Shard], parts: Mapping[str, Part]) -> Written:
 
     Raises TrainingError when a weight holds NaN or Inf, or the disk something else.
     """
-    written = Written(changed={name for name, part in parts.items() if part.replaced})
+    written = Written(changed={n for n, part in parts.items() if part.replaced or part.rows})
 
     def chunks(shard: Shard) -> Iterator[Bytes]:
         return _take(done_ahead(_jobs(shard, parts), AHEAD), written)
@@ -60,7 +60,12 @@ def _take(chunks: Iterator[Chunk], written: Written) -> Iterator[Bytes]:
 def _jobs(shard: Shard, parts: Mapping[str, Part]) -> Iterator[Callable[[], Chunk]]:
     for target in shard:
         part = parts[target.name]
-        yield from _merging(target, part) if part.pairs else _copying(target, part.source)
+        if part.pairs:
+            yield from _merging(target, part)
+        elif part.rows:
+            yield from _replacing(target, part)
+        else:
+            yield from _copying(target, part.source)
 
 
 def _copying(target: StoredTensor, source: StoredTensor) -> Iterator[Callable[[], Chunk]]:
@@ -75,11 +80,34 @@ def _copying(target: StoredTensor, source: StoredTensor) -> Iterator[Callable[[]
 
 def _merging(target: StoredTensor, part: Part) -> Iterator[Callable[[], Chunk]]:
     change = total_change(part.pairs)
-    rows, columns = part.source.shape
-    step = max(1, CHUNK_ELEMENTS // columns)
+    rows, step = part.source.shape[0], _rows_in_chunk(part.source)
 
     def merged(first: int) -> Chunk:
         some = range(first, min(first + step, rows))
         return Chunk(target.name, *merge_chunk(part.source, target.dtype, change, some))
 
     return (partial(merged, first) for first in range(0, rows, step))
+
+
+def _replacing(target: StoredTensor, part: Part) -> Iterator[Callable[[], Chunk]]:
+    new = {
+        row: values
+        for tokens in part.rows
+        for row, values in zip(tokens.ids, rounded(tokens.rows, target.dtype), strict=True)
+    }
+    rows, step = part.source.shape[0], _rows_in_chunk(part.source)
+    columns = prod(part.source.shape[1:])
+
+    def replaced(first: int) -> Chunk:
+        some = range(first, min(first + step, rows))
+        data = copy_chunk(part.source, target.dtype, first * columns, len(some) * columns)
+        out = as_bits(data, target.dtype).reshape(-1, columns)
+        for row in new.keys() & some:
+            out[row - first] = new[row]
+        return Chunk(target.name, data)
+
+    return (partial(replaced, first) for first in range(0, rows, step))
+
+
+def _rows_in_chunk(source: StoredTensor) -> int:
+    return max(1, CHUNK_ELEMENTS // prod(source.shape[1:]))

@@ -1,14 +1,14 @@
 """Adapter directories as peft 0.2 to 0.21 save them: their settings, pairs and whole tensors."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.errors import TrainingError
 from training.files import JsonObject, sha256
-from training.merge.lora import Pair
-from training.merge.peft_settings import HONOURED, rank, read_settings, scale
+from training.merge.lora import BiasShift, Pair, TokenRows
+from training.merge.peft_settings import HONOURED, rank, read_settings, scale, token_indices
 from training.model_directory.hub import public_name
 from training.weights.directory import find_file, read_file
 from training.weights.safetensors_stream import StoredTensor, Tensors
@@ -17,8 +17,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
 PART = re.compile(
-    r"(?P<module>.+)\.lora_(?P<part>[AB]|embedding_[AB]|E|magnitude_vector)(?:\.weight)?"
+    r"(?P<module>.+)\.lora_(?P<part>[AB]|B\.bias|embedding_[AB]|E|magnitude_vector)(?:\.weight)?"
 )
+TOKENS = ".token_adapter.trainable_tokens_delta"
 # What peft may put into the name of one whole tensor; of several copies the first here is trained.
 COPY = re.compile(r"\.(modules_to_save|base_layer|original_module)(?:\.default)?(?=\.)")
 TRAINED_FIRST = ("modules_to_save", "", "base_layer", "original_module")
@@ -27,13 +28,14 @@ Parts = dict[str, dict[str, StoredTensor]]  # by module, then by the mark in the
 
 @dataclass(frozen=True)
 class LoraAdapter:
-    """An adapter directory; `pairs` and `whole` go by the names of the base's tensors."""
+    """An adapter directory; `pairs`, `whole` and `rows` go by the names of the base's tensors."""
 
     path: Path
     weights: Path
     config: JsonObject
-    pairs: Mapping[str, Pair]
+    pairs: Mapping[str, Pair | BiasShift]
     whole: Tensors
+    rows: Mapping[str, TokenRows]
 
     def provenance(self) -> dict[str, object]:
         """Return name, sha256 of the weights file and the settings that merging used."""
@@ -43,6 +45,7 @@ class LoraAdapter:
             "sha256": sha256(self.weights),
             "pairs": len(self.pairs),
             "whole": sorted(self.whole),
+            **({"tokens": sorted(self.rows)} if self.rows else {}),
             **{key: self.config[key] for key in settings},
         }
 
@@ -55,19 +58,48 @@ def read_adapter(directory: Path) -> LoraAdapter:
     """
     config = read_settings(directory / ADAPTER_CONFIG)
     weights = find_file(directory, WEIGHTS)
-    parts, copies = _read_parts(weights)
+    return assemble(directory, weights, config, read_file(weights))
+
+
+def assemble(directory: Path, weights: Path, config: JsonObject, tensors: Tensors) -> LoraAdapter:
+    """Put an adapter together from its checked settings and the `tensors` of the file `weights`.
+
+    Raises TrainingError as read_adapter does.
+    """
+    tokens = {key: tensor for key, tensor in tensors.items() if key.endswith(TOKENS)}
+    parts, copies = _sort(weights, {k: t for k, t in tensors.items() if k not in tokens})
     _refuse_unsaved(config, weights, copies)
     pairs = {f"{module}.weight": _pair(module, found, config) for module, found in parts.items()}
     used = {name: pair for name, pair in pairs.items() if pair.rank}
+    biases = {
+        f"{module}.bias": BiasShift(found["B.bias"], scale(module, config))
+        for module, found in parts.items()
+        if "B.bias" in found
+    }
     whole = {name: found[min(found, key=TRAINED_FIRST.index)] for name, found in copies.items()}
-    return LoraAdapter(directory, weights, config, used, whole)
+    rows = dict(_token_rows(key, tensor, config) for key, tensor in tokens.items())
+    _refuse_unsaved_tokens(config, weights, rows)
+    return LoraAdapter(directory, weights, config, {**used, **biases}, whole, rows)
 
 
-def _read_parts(weights: Path) -> tuple[Parts, Parts]:
+def _token_rows(key: str, tensor: StoredTensor, config: JsonObject) -> tuple[str, TokenRows]:
+    module = key.removeprefix(PREFIX).removesuffix(TOKENS)
+    return f"{module}.weight", TokenRows(tensor, token_indices(module, config))
+
+
+def _refuse_unsaved_tokens(config: JsonObject, weights: Path, rows: Collection[str]) -> None:
+    if config.get("trainable_token_indices") and not rows:
+        raise TrainingError(
+            f"{weights} lacks the rows of trainable_token_indices in {ADAPTER_CONFIG}: save it"
+            " again"
+        )
+
+
+def _sort(weights: Path, tensors: Tensors) -> tuple[Parts, Parts]:
     """The halves of each module's pair, and the copies of each whole tensor, by their marks."""
     parts: Parts = {}
     copies: Parts = {}
-    for key, tensor in read_file(weights).items():
+    for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX)
         if match := PART.fullmatch(name):
             parts.setdefault(match["module"], {})[match["part"]] = tensor
@@ -94,12 +126,10 @@ def _pair(module: str, found: Tensors, config: JsonObject) -> Pair:
     kind = "embedding_" if found.keys() & {"embedding_A", "embedding_B"} else ""
     where = f"{next(iter(found.values())).path}: {module}"
     a, b = (_half(where, f"{kind}{half}", found) for half in "AB")
-    if kind and "magnitude_vector" in found:
-        raise TrainingError(f"{where}: DoRA on embeddings is not supported: train without it")
     _check_kind(where, found, config)
     return Pair(
         *(a, b, rank(module, config), scale(module, config)),
-        embedding=bool(kind),
+        transposed=bool(kind),
         e=found.get("E"),
         magnitude=found.get("magnitude_vector"),
     )
@@ -117,6 +147,7 @@ def _check_kind(where: str, found: Tensors, config: JsonObject) -> None:
     expected_by_part = {
         "E": (config["peft_type"] == "ADALORA", "peft_type ADALORA"),
         "magnitude_vector": (bool(config.get("use_dora")), "use_dora"),
+        "B.bias": (bool(config.get("lora_bias")), "lora_bias"),
     }
     for part, (expected, setting) in expected_by_part.items():
         if (part in found) != expected:

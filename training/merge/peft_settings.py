@@ -8,24 +8,44 @@ from typing import Any
 from training.errors import TrainingError
 from training.files import JsonObject, read_json
 
-# Settings that do not change what merging computes, or that it honours. Any other setting that
-# is switched on (fan_in_fan_out, lora_bias, trainable_token_indices, …) is refused by name.
+# Settings that merging follows.
 HONOURED = {
     *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "bias"),
-    *("use_dora", "init_r", "modules_to_save"),
+    *("use_dora", "init_r", "modules_to_save", "init_lora_weights", "lora_bias"),
+    "trainable_token_indices",
 }
+# Settings that decide how an adapter is trained, or what it holds: merging sees that itself.
 HARMLESS = {
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
     *("inference_mode", "target_modules", "exclude_modules", "layers_to_transform"),
-    *("layers_pattern", "lora_dropout", "init_lora_weights", "merge_weights", "runtime_config"),
-    *("megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+    *("layers_pattern", "lora_dropout", "merge_weights", "runtime_config", "megatron_core"),
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
     *("qalora_group_size", "ensure_weight_tying"),
+    "fan_in_fan_out",  # peft corrects it layer by layer: the base's class says what is transposed
     # how AdaLoRA trains
     *("target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step"),
 }
+# Settings that make another function of the adapter than W + scale · B @ A, and what to do.
+REFUSED = {
+    "target_parameters": "experts' weights are stacked, not linear layers: name those in the"
+    " targets, as in lora.targets=[q_proj, k_proj, v_proj, o_proj]",
+    "layer_replication": "it repeats layers of the base: build that model and train on it",
+    "alora_invocation_tokens": "it is active after certain tokens only: serve it beside the base",
+    "use_qalora": "it is made for a quantised base: train plain LoRA on the model as it was before",
+    "use_bdlora": "its factors are block-diagonal: train plain LoRA",
+    "velora_config": "it stores what it compresses activations with: train plain LoRA",
+    "monteclora_config": "its weights are random variables: train plain LoRA",
+    "kasa_config": "it cuts singular values off the base: train plain LoRA",
+    "arrow_config": "it chooses among adapters token by token: merge one of them",
+    "megatron_config": "Megatron shards its layers: export it to plain LoRA",
+}
 PROMPT_TYPES = ("P_TUNING", "PROMPT_TUNING")
-# Every other initialisation (pissa, olora, corda, loftq, …) trains against a changed base.
+# Every other initialisation (pissa, olora, corda, loftq, lora_ga, …) trains against a changed base.
 PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+CONVERT = (
+    "path_initial_model_for_weight_conversion of peft's save_pretrained makes plain LoRA of such an"
+    " adapter"
+)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -34,10 +54,15 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises TrainingError when a field is missing or malformed, or a setting is not supported.
     """
     config = read_json(path)
+    check_settings(path, config)
+    return config
+
+
+def check_settings(path: Path, config: JsonObject) -> None:
+    """Raise TrainingError, which says that they are those in `path`, as read_settings does."""
     _check_kind(path, config.get("peft_type"))
     _check_supported(path, config)
     _check_numbers(path, config)
-    return config
 
 
 def rank(module: str, config: JsonObject) -> int:
@@ -55,6 +80,15 @@ def scale(module: str, config: JsonObject) -> float:
     alpha = float(_by_pattern(module, config.get("alpha_pattern"), config["lora_alpha"]))
     divisor = rank(module, config)
     return alpha / (math.sqrt(divisor) if config.get("use_rslora") else divisor)
+
+
+def token_indices(module: str, config: JsonObject) -> tuple[int, ...]:
+    """Return which rows of the module of that dotted name `trainable_token_indices` replaces."""
+    indices = config.get("trainable_token_indices") or ()
+    if isinstance(indices, dict):
+        named = (found for key, found in indices.items() if f".{module}".endswith(f".{key}"))
+        indices = next(named, ())
+    return tuple(indices)
 
 
 def _is_adalora(config: JsonObject) -> bool:
@@ -84,11 +118,12 @@ def _check_kind(path: Path, kind: object) -> None:
 def _check_supported(path: Path, config: JsonObject) -> None:
     for field in sorted(config.keys() - HONOURED - HARMLESS):
         if config[field]:
-            raise TrainingError(f"{path}: {field} is not supported by merging")
+            remedy = REFUSED.get(field, "does a newer peft write it? save without it")
+            raise TrainingError(f"{path}: {field} is not supported by merging: {remedy}")
     if config.get("init_lora_weights") not in PLAIN_INITS:
         raise TrainingError(
             f"{path}: init_lora_weights={config['init_lora_weights']} changes the base itself:"
-            " let peft convert the adapter to plain LoRA when saving it"
+            f" {CONVERT}"
         )
 
 
@@ -98,6 +133,7 @@ def _check_numbers(path: Path, config: JsonObject) -> None:
         if config.get(field) is None:
             raise TrainingError(f"{path} lacks {field}: is it an adapter saved by peft?")
         check(path, config[field])
+    _check_tokens(path, config.get("trainable_token_indices"))
     if _is_adalora(config):
         _check_adalora(path, config)
     else:
@@ -112,6 +148,16 @@ def _check_rank(path: Path, value: object) -> None:
 def _check_alpha(path: Path, value: Any) -> None:
     if type(value) not in (int, float) or not math.isfinite(value):
         raise TrainingError(f"{path}: lora_alpha must be a number, not {value!r}")
+
+
+def _check_tokens(path: Path, value: object) -> None:
+    lists = value.values() if isinstance(value, dict) else [value or []]
+    for ids in lists:
+        if not isinstance(ids, list) or not all(type(i) is int and i >= 0 for i in ids):
+            raise TrainingError(
+                f"{path}: trainable_token_indices must be a list of token ids, or map names of"
+                f" modules to such lists, not {ids!r}"
+            )
 
 
 def _check_patterns(path: Path, config: JsonObject) -> None:

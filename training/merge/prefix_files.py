@@ -106,15 +106,11 @@ def config_changes(base: ModelDirectory, prefix: PrefixAdapter) -> dict[str, obj
 
     Raises TrainingError when such a base is not served with a prefix, or is of another size.
     """
-    kind = base.config.get("model_type")
+    check_takes_prefix(base)
     changes: dict[str, object] = {"prefix_tokens": prefix.tokens}
-    if kind == "llama":  # a name of its own: nothing may load it and leave the prefix out
+    if base.config["model_type"] == "llama":  # own name: nothing may load it without the prefix
         changes["architectures"] = ["PrefixLlamaForCausalLM"]
         changes["prefix_position_offset"] = prefix.tokens  # the text begins there, as peft trains
-    elif kind != "chatglm_6b":
-        raise TrainingError(
-            f"{base.path} is a {kind} model: prefixes are served for LLaMA and ChatGLM-6B only"
-        )
     layers, heads, width = _sizes(base.config)
     if prefix.table.shape[1] != 2 * layers * heads * width:
         raise TrainingError(
@@ -122,6 +118,15 @@ def config_changes(base: ModelDirectory, prefix: PrefixAdapter) -> dict[str, obj
             f" which takes [P, {2 * layers * heads * width}]: is this the prefix's base?"
         )
     return changes
+
+
+def check_takes_prefix(base: ModelDirectory) -> None:
+    """Raise TrainingError when a model of that type is not served with a prefix."""
+    kind = base.config.get("model_type")
+    if kind not in ("llama", "chatglm_6b"):
+        raise TrainingError(
+            f"{base.path} is a {kind} model: prefixes are served for LLaMA and ChatGLM-6B only"
+        )
 
 
 def write_prefix(output: Path, base: ModelDirectory, prefix: PrefixAdapter) -> None:

@@ -10,9 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
 from training.errors import TrainingError
-from training.merge.composition import EMBEDDINGS, HEADS, embedding_rows
 from training.merge.peft_adapter import LoraAdapter
 from training.merge.verdict import UnfaithfulMergeError, Verdict
+from training.model_directory.directory import embedding_rows, is_end
 from training.model_directory.model_files import has_tokenizer
 from training.progress import hide_transformers_bars
 
@@ -90,7 +90,7 @@ def _add(model: PreTrainedModel, adapter: LoraAdapter) -> PeftModel:
 
 
 def _touches_ends(adapter: LoraAdapter) -> bool:
-    return any(name.endswith((*EMBEDDINGS, *HEADS)) for name in (*adapter.pairs, *adapter.whole))
+    return any(map(is_end, (*adapter.pairs, *adapter.whole)))
 
 
 def _token_ids(directory: Path, prompts: Sequence[str]) -> list[torch.Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from training.errors import TrainingError
 from training.files import JsonObject, read_json, write_json
+from training.model_directory.architecture import TIES
 from training.model_directory.directory import ModelDirectory
 from training.model_directory.tokenizer_files import TOKENIZER_CONFIG, finish_tokenizer
 
@@ -37,7 +38,7 @@ def copy_model_files(
     """
     notes = _write_data(_changed(base.config, changes), output / "config.json")
     source = next(filter(has_tokenizer, reversed(adapters)), base.path)
-    _check_rows(source, rows)
+    check_vocabulary(source, rows)
     _copy_files(base.path, ["generation_config.json"], output)
     _copy_files(source, TOKENIZER_FILES, output)
     if (source / TOKENIZER_CONFIG).exists():
@@ -48,19 +49,26 @@ def copy_model_files(
     return [*notes, f"{source} has no tokenizer: serving needs tokenizer.json in the model"]
 
 
-def _check_rows(source: Path, rows: int | None) -> None:
+def check_vocabulary(source: Path, rows: int | None) -> None:
+    """Raise TrainingError when the tokenizer in `source` has ids beyond the embeddings' `rows`."""
     if rows is not None and (needed := count_rows(source)) > rows:
         raise TrainingError(
-            f"the tokenizer in {source} needs {needed} embedding rows, the merged model has"
-            f" {rows}: add the adapter that holds the grown embeddings, or use its tokenizer"
+            f"the tokenizer in {source} needs {needed} embedding rows, the model has {rows}: add"
+            " the adapter that holds the grown embeddings, or use the tokenizer that belongs to"
+            " the model (tokens that were added to it, such as [PAD], have no rows until the"
+            " embeddings are resized)"
         )
 
 
 def _changed(config: JsonObject, changes: JsonObject) -> dict[str, Any]:
+    """The config with `changes`; one that nests its language model's settings has them there."""
     changes = dict(changes)
     if dtype := changes.pop("dtype", None):
         present = [key for key in ("torch_dtype", "dtype") if key in config]
         changes |= dict.fromkeys(present or ["dtype"], dtype)
+    if isinstance(nested := config.get("text_config"), dict):
+        inner = {key: changes[key] for key in (TIES, "vocab_size") if key in changes}
+        changes |= {"text_config": {**nested, **inner}}
     return {**config, **changes}
 
 

@@ -17,6 +17,7 @@ from training.errors import TrainingError
 from training.files import write_aside
 from training.progress import Meter
 from training.train.adapters import trainable, write_adapter
+from training.train.base import check_base
 from training.train.checkpoints import RunProgress, load_weights, newest, remove_unfinished
 from training.train.config import TrainConfig
 from training.train.distributed import Processes, join, whole
@@ -37,6 +38,7 @@ def run_to_end(
     Raises TrainingError as job.train does.
     """
     record = run_directory(config) / "training.yaml"
+    check_base(config)
     settings["precision"], line = decide(config)
     _print_once(line)
     config = config.model_copy(update={"precision": settings["precision"]})

@@ -1,5 +1,6 @@
 """The weights of a model or adapter directory, whichever way they were saved."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -10,19 +11,21 @@ from training.weights.torch_files import COMPUTED, read_torch_file
 
 TORCH_SINGLE = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
+OF = re.compile(r"-\d+-of-(\d+)\.")  # as model-00001-of-00002.safetensors
 
 
 def read_model(directory: Path) -> Tensors:
     """Return every tensor of a model directory by name, in the order of files and bytes.
 
-    Safetensors go before pytorch_model*.bin when both are there, as in transformers.
+    As in transformers, safetensors go before pytorch_model*.bin, and one whole file before an
+    index: saving a sharded directory again in one file leaves the old index there.
     Raises TrainingError when there are no weights, or files or their index are damaged.
     """
     for index, single in ((INDEX, SINGLE), (TORCH_INDEX, TORCH_SINGLE)):
-        if (directory / index).exists():
-            tensors = _read_sharded(directory / index)
-        elif (directory / single).exists():
+        if (directory / single).exists():
             tensors = read_file(directory / single)
+        elif (directory / index).exists():
+            tensors = _read_sharded(directory / index)
         else:
             continue
         if not tensors:
@@ -49,15 +52,45 @@ def read_file(path: Path) -> Tensors:
 
 
 def _read_sharded(index: Path) -> Tensors:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise TrainingError(f"{index} has no weight_map: download it again")
+    weight_map = _weight_map(index)
+    files = sorted(set(weight_map.values()))
+    headers = {file: read_file(index.parent / file) for file in files}
     tensors: dict[str, StoredTensor] = {}
-    for file in sorted(set(weight_map.values())):
-        header = read_file(index.parent / file)
+    for file, header in headers.items():
         tensors |= {name: t for name, t in header.items() if weight_map.get(name) == file}
     _check_complete(index, weight_map, tensors)
+    for file, header in headers.items():
+        _refuse_unlisted(index, file, [name for name in header if name not in weight_map])
     return tensors
+
+
+def _weight_map(index: Path) -> Mapping[str, str]:
+    """Which file each tensor is in, by name; files are beside the index, and none is missing."""
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(
+        isinstance(file, str) and file == Path(file).name for file in files.values()
+    ):
+        raise TrainingError(
+            f"{index} has no weight_map of tensors to the files beside it: download it again"
+        )
+    listed = set(files.values())
+    for file in listed:
+        of = OF.search(file)
+        if of and int(of[1]) != len(listed):
+            raise TrainingError(
+                f"{index} names {len(listed)} of the {int(of[1])} files that {file} is one of:"
+                " download it again"
+            )
+    return files
+
+
+def _refuse_unlisted(index: Path, file: str, names: Sequence[str]) -> None:
+    weights = [name for name in names if not name.endswith(COMPUTED)]
+    if weights:
+        raise TrainingError(
+            f"{index} does not list {weights[0]}, which {file} holds: is the index that of another"
+            " download?"
+        )
 
 
 def _check_complete(index: Path, weight_map: Mapping[str, str], names: Collection[str]) -> None:

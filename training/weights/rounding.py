@@ -109,6 +109,15 @@ def copy_chunk(source: StoredTensor, dtype: str, first: int, count: int) -> Byte
     return out
 
 
+def rounded(source: StoredTensor, dtype: str) -> NDArray[Any]:
+    """Return the bits [rows, columns] of the whole tensor, rounded to `dtype`.
+
+    Raises TrainingError as copy_chunk does.
+    """
+    data = copy_chunk(source, dtype, 0, math.prod(source.shape))
+    return as_bits(data, dtype).reshape(source.shape)
+
+
 def merge_chunk(
     source: StoredTensor, dtype: str, change: Change, rows: range
 ) -> tuple[Bytes, Tally]:
@@ -116,7 +125,7 @@ def merge_chunk(
 
     Raises TrainingError when the weight or the result holds NaN or Inf.
     """
-    columns = source.shape[1]
+    columns = math.prod(source.shape[1:])
     row = columns * FLOAT_SIZES[source.dtype]
     stored = as_bits(read_bytes(source, rows.start * row, rows.stop * row), source.dtype)
     out = np.empty(len(stored) * FLOAT_SIZES[dtype], np.uint8)

@@ -30,7 +30,6 @@ def refused(tmp_path: Path, *adapters: Path, base: Path | None = None, **options
     ("setting", "value"),
     [
         ("use_dora", True),
-        ("fan_in_fan_out", True),
         ("modules_to_save", ["lm_head"]),
         ("lora_bias", True),
         ("peft_type", "LOHA"),
@@ -131,7 +130,7 @@ def test_base_of_integers_is_refused(base: Path, adapter: Path, tmp_path: Path) 
 def test_grown_vocabulary_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
     grown = {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 64}]}
     (adapter / "tokenizer.json").write_text(json.dumps(grown))
-    assert "needs 65 embedding rows, the merged model has 64" in refused(tmp_path, adapter)
+    assert "needs 65 embedding rows, the model has 64" in refused(tmp_path, adapter)
 
 
 @pytest.mark.parametrize(

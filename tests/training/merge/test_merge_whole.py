@@ -203,7 +203,7 @@ def test_the_tokenizer_must_fit_the_resulting_embeddings(tmp_path: Path) -> None
     adapter = tiny_adapter(base, tmp_path / "adapter", rows=70, modules_to_save=BOTH)
     merge(base, [with_tokenizer(adapter, 70)], tmp_path / "out")
     with_tokenizer(adapter, 71)
-    with pytest.raises(TrainingError, match="needs 71 embedding rows, the merged model has 70"):
+    with pytest.raises(TrainingError, match="needs 71 embedding rows, the model has 70"):
         merge(base, [adapter], tmp_path / "again")
 
 
