@@ -1,7 +1,15 @@
-"""Tiny random models of other families, with tokenizers and chat templates in their style."""
+"""Tiny random models of other families, laid out on disk as their makers publish them."""
 
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tests.models import edit_json, edit_weights
+
+if TYPE_CHECKING:
+    import torch
 
 CONTEXT = 512
 SIZES: dict[str, Any] = {
@@ -17,7 +25,7 @@ LLAMA3 = (
     + HEADER % "'assistant'"
     + "{% endif %}"
 )
-QWEN3 = (
+QWEN = (
     "{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
@@ -25,16 +33,119 @@ GLM4 = (
     "[gMASK]<sop>{% for m in messages %}{{ '<|' ~ m.role ~ '|>\n' ~ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
-# model type, template, BOS, EOS, further control tokens, settings
-FAMILIES: dict[str, tuple[str, str, str | None, str, list[str], dict[str, Any]]] = {
-    name: ("llama", LLAMA3, "<|begin_of_text|>", "<|eot_id|>", headers, {"tie_word_embeddings": t})
-    for headers in (["<|start_header_id|>", "<|end_header_id|>"],)
-    for name, t in (("llama3-untied", False), ("llama3-tied", True))
-} | {
-    "qwen3": ("qwen3", QWEN3, None, "<|im_end|>", ["<|im_start|>"], {"tie_word_embeddings": True}),
-    "glm4": (
+GEMMA = (
+    "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' ~"
+    " ('model' if m.role == 'assistant' else m.role) ~ '\n' ~ m.content ~ '<end_of_turn>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}"
+    "{{ '[INST] ' ~ m.content ~ ' [/INST]' }}{% else %}{{ ' ' ~ m.content ~ eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+DEEPSEEK = (
+    "{{ bos_token }}{% for m in messages %}{{ '<｜User｜>' if m.role == 'user' else"
+    " '<｜Assistant｜>' }}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}"
+)
+PLAIN = (
+    "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% else %}"
+    "{{ '\n' }}{% endif %}{% endfor %}"
+)
+HEADERS = ["<|start_header_id|>", "<|end_header_id|>"]
+TURNS = ["<start_of_turn>", "<end_of_turn>"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model type with its settings, its chat template and tokens, and how it lies on disk.
+
+    `publish` edits what save_pretrained wrote; `targets` are what LoRA can be merged into.
+    """
+
+    kind: str
+    template: str
+    bos: str | None
+    eos: str
+    control: list[str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    targets: str = "all-linear"
+    publish: Callable[[Path], None] | None = None
+
+
+def _silent(path: Path) -> None:
+    """Gemma's config.json leaves it to the class that the head is the embeddings."""
+    config = json.loads((path / "config.json").read_text())
+    for settings in (config, config.get("text_config", {})):
+        settings.pop("tie_word_embeddings", None)
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def _without_prefix(path: Path) -> None:
+    """Bloom was saved from the model without a head, whose names lack a first part."""
+
+    def rename(tensors: "dict[str, torch.Tensor]") -> None:
+        for name in [*tensors]:
+            tensors[name.removeprefix("transformer.")] = tensors.pop(name)
+
+    edit_weights(path / "model.safetensors", rename)
+
+
+def _as_llama_tokenizer(path: Path) -> None:
+    """DeepSeek's distills say LlamaTokenizerFast of a tokenizer.json that is byte-level."""
+    edit_json(path / "tokenizer_config.json", tokenizer_class="LlamaTokenizerFast")
+
+
+MOE = {
+    **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48},
+    "tie_word_embeddings": False,
+}
+QWEN2 = {"num_attention_heads": 2, "head_dim": None}  # which it takes from hidden_size
+SLIDING = {"sliding_window": 64, "query_pre_attn_scalar": 32}
+FAMILIES = {
+    "llama2": Family("llama", MISTRAL, "<s>", "</s>", [], {"tie_word_embeddings": False}),
+    "llama3": Family(
+        *("llama", LLAMA3, "<|begin_of_text|>", "<|eot_id|>", HEADERS),
+        {"tie_word_embeddings": False},
+    ),
+    "llama3-tied": Family(
+        *("llama", LLAMA3, "<|begin_of_text|>", "<|eot_id|>", HEADERS),
+        {"tie_word_embeddings": True},
+    ),
+    "mistral": Family("mistral", MISTRAL, "<s>", "</s>", ["[INST]", "[/INST]"]),
+    "qwen2": Family(
+        *("qwen2", QWEN, None, "<|im_end|>", ["<|im_start|>"]),
+        QWEN2 | {"tie_word_embeddings": True},
+    ),
+    "qwen3": Family(
+        *("qwen3", QWEN, None, "<|im_end|>", ["<|im_start|>"]), {"tie_word_embeddings": True}
+    ),
+    "qwen3-moe": Family(
+        *("qwen3_moe", QWEN, None, "<|im_end|>", ["<|im_start|>"], MOE),
+        targets="[q_proj, k_proj, v_proj, o_proj]",
+    ),
+    "glm4": Family(
         *("glm4", GLM4, None, "<|endoftext|>", ["[gMASK]", "<sop>", "<|user|>", "<|assistant|>"]),
         {"tie_word_embeddings": False, "partial_rotary_factor": 0.5},
+    ),
+    "gemma2": Family(*("gemma2", GEMMA, "<bos>", "<eos>", TURNS, SLIDING), publish=_silent),
+    "gemma3": Family(*("gemma3_text", GEMMA, "<bos>", "<eos>", TURNS, SLIDING), publish=_silent),
+    "deepseek-distill-qwen": Family(
+        *("qwen2", DEEPSEEK, "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
+        ["<｜User｜>", "<｜Assistant｜>"],
+        QWEN2 | {"tie_word_embeddings": False},
+        publish=_as_llama_tokenizer,
+    ),
+    "deepseek-distill-llama": Family(
+        *("llama", DEEPSEEK, "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
+        ["<｜User｜>", "<｜Assistant｜>"],
+        {"tie_word_embeddings": False},
+        publish=_as_llama_tokenizer,
+    ),
+    "bloom": Family(
+        *("bloom", PLAIN, "<s>", "</s>", []),
+        {"n_layer": 2, "num_attention_heads": 2},
+        publish=_without_prefix,
     ),
 }
 
@@ -44,12 +155,12 @@ def write_family(name: str, path: Path) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    kind, template, bos, eos, control, settings = FAMILIES[name]
-    tokenizer = _tokenizer(bos, eos, control)
-    tokenizer.chat_template = template
+    family = FAMILIES[name]
+    tokenizer = _tokenizer(family)
+    tokenizer.chat_template = family.template
     config = AutoConfig.for_model(
-        kind,
-        **(SIZES | settings),
+        family.kind,
+        **{key: v for key, v in (SIZES | family.settings).items() if v is not None},
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -58,11 +169,13 @@ def write_family(name: str, path: Path) -> Path:
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).float().save_pretrained(path)
     tokenizer.save_pretrained(path)
+    if family.publish:
+        family.publish(path)
     return path
 
 
-def _tokenizer(bos: str | None, eos: str, control: list[str]) -> Any:
-    """Byte-level BPE, as all of these families have."""
+def _tokenizer(family: Family) -> Any:
+    """Byte-level BPE, as most of these families have."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -71,12 +184,12 @@ def _tokenizer(bos: str | None, eos: str, control: list[str]) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=[*([bos] if bos else []), eos, *control],
+        special_tokens=[*([family.bos] if family.bos else []), family.eos, *family.control],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(["感冒了怎么办？多喝水。the capital of France"] * 3, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=eos,
-        model_max_length=CONTEXT, clean_up_tokenization_spaces=False,
+        tokenizer_object=tokenizer, bos_token=family.bos, eos_token=family.eos,
+        pad_token=family.eos, model_max_length=CONTEXT, clean_up_tokenization_spaces=False,
     )  # fmt: skip

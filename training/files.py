@@ -45,10 +45,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises TrainingError when the file is missing, unreadable, not JSON, or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise TrainingError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TrainingError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise TrainingError(f"{path} must hold a JSON object, not {type(value).__name__}")

@@ -164,7 +164,7 @@ def _start_copying(model: Any) -> None:
 
 
 def _batches(documents: list[str], tokenizer: Any, ids: dict[str, int]) -> Iterator[dict[str, Any]]:
-    from training.dataset.collate import IGNORED, pad
+    from training.data.collate import IGNORED, pad
 
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False)  # type: ignore[no-any-return]

@@ -74,7 +74,7 @@ def _model(base: Path) -> tuple[Any, list[list[int]]]:
     from transformers import AutoModelForCausalLM
 
     import training.chatglm  # noqa: F401
-    from training.dataset.rendering import encode_prompt, load_tokenizer
+    from training.rendering import encode_prompt, load_tokenizer
 
     torch.set_num_threads(1)  # as the server's engine
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from tests.models import tiny_llama
-from training.dataset.collate import IGNORED, Batch, Features, pad
+from training.data.collate import IGNORED, Batch, Features, pad
 from training.train.checkpoints import RunProgress
 from training.train.config import TrainConfig
 from training.train.distributed import Processes

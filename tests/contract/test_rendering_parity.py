@@ -14,7 +14,7 @@ from vllm.tokenizers.hf import maybe_make_thread_pool
 
 from service.engine.tokenizers import limit_pooled_caches
 from service.generation.prompt import PromptEncoder
-from training.dataset.rendering import encode_prompt, load_tokenizer
+from training.rendering import encode_prompt, load_tokenizer
 
 ODD = [
     "感冒了怎么办？\n答：",

@@ -42,7 +42,10 @@ def copy_model_files(
     _copy_files(base.path, ["generation_config.json"], output)
     _copy_files(source, TOKENIZER_FILES, output)
     if (source / TOKENIZER_CONFIG).exists():
-        notes += _write_data(read_json(source / TOKENIZER_CONFIG), output / TOKENIZER_CONFIG)
+        config = read_json(source / TOKENIZER_CONFIG)
+        if (source / "tokenizer.json").exists():
+            config["tokenizer_class"] = "PreTrainedTokenizerFast"  # others may not load that file
+        notes += _write_data(config, output / TOKENIZER_CONFIG)
     if has_tokenizer(output):
         context = base.config.get("max_position_embeddings")
         return notes + finish_tokenizer(output, chat, context)

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 
-from training.dataset.collate import Batch
+from training.data.collate import Batch
 from training.errors import TrainingError
 from training.train.rank import from_torchrun
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from training.dataset.rows import Row, read_rows
+from training.data.rows import Row, read_rows
 from training.errors import TrainingError
 from training.model_directory.hub import local_directory
 from training.train.config import TrainConfig

@@ -12,7 +12,7 @@ from random import Random
 
 import torch
 
-from training.dataset.batches import micro_batches
+from training.data.batches import micro_batches
 from training.errors import TrainingError
 from training.threads import Threads
 from training.train import checkpoints

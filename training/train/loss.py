@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import Module
 
-from training.dataset.batches import micro_batches
-from training.dataset.collate import IGNORED, Batch, Features
+from training.data.batches import micro_batches
+from training.data.collate import IGNORED, Batch, Features
 from training.progress import Meter
 from training.train.distributed import Processes
 

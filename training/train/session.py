@@ -1,7 +1,7 @@
 """A training run with torch loaded: from rows to the adapter directory."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,12 +10,12 @@ import torch
 from torch.distributed import all_gather_object
 from transformers import PreTrainedTokenizerBase
 
-from training.dataset.collate import Features, features
-from training.dataset.rendering import EncodedSample, encode_sample, load_tokenizer
-from training.dataset.rows import Row
-from training.errors import TrainingError
+from training.data.collate import EncodedSample, Features, features
+from training.data.rows import Row
+from training.errors import TrainingError, refuse
 from training.files import write_aside
 from training.progress import Meter
+from training.rendering import encode_sample, load_tokenizer
 from training.train.adapters import trainable, write_adapter
 from training.train.base import check_base
 from training.train.checkpoints import RunProgress, load_weights, newest, remove_unfinished
@@ -132,10 +132,23 @@ def _encode(
     for split, split_rows in rows.items():
         meter = Meter(f"tokenise {split}", len(split_rows), "row", leave=False, shown=is_first())
         encode = partial(encode_sample, tokenizer, max_length=config.data.max_length)
-        samples = [encode(row) for row in meter.over(split_rows)]
+        samples = list(_encoded(encode, meter.over(split_rows)))
         _report_sizes(split, samples, config.data.max_length)
         datasets[split] = [features(sample) for sample in samples]
     return tokenizer, datasets
+
+
+def _encoded(
+    encode: Callable[[Row], EncodedSample], rows: Iterable[Row]
+) -> Iterator[EncodedSample]:
+    """Each row's sample; every row that has none is named in one error at the end."""
+    problems = []
+    for row in rows:
+        try:
+            yield encode(row)
+        except TrainingError as error:
+            problems.append(str(error))
+    refuse(problems)
 
 
 def _report_sizes(split: str, samples: Sequence[EncodedSample], max_length: int) -> None:

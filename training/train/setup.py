@@ -14,8 +14,8 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
-from training.dataset.batches import SampleOrder, updates_of
-from training.dataset.collate import Batch, Features, collator
+from training.data.batches import SampleOrder, updates_of
+from training.data.collate import Batch, Features, collator
 from training.errors import TrainingError
 from training.progress import hide_transformers_bars
 from training.train import checkpoints

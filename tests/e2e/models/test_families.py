@@ -22,8 +22,9 @@ def test_lora_merge_serve_gives_the_ids_of_transformers_with_the_adapter(
 ) -> None:
     base, adapter, merged = tmp_path / "base", tmp_path / "adapter", tmp_path / "merged"
     write_family(family, base)
-    assert train(["--config", str(write_recipe(tmp_path))]) == 0
-    paths = ["--base", str(base), "--adapter", str(adapter), "--output", str(merged)]
+    targets = f"lora.targets={FAMILIES[family].targets}"
+    assert train(["--config", str(write_recipe(tmp_path)), targets]) == 0
+    paths = ["--base", str(base), "--adapter", str(adapter), "--output", str(merged), "--verify"]
     assert merge(paths) == 0
     template = (base / "chat_template.jinja").read_text()
     assert (merged / "chat_template.jinja").read_text() == template

@@ -11,9 +11,9 @@ from transformers import AutoTokenizer
 
 from tests.training.convert.chatglm2_release import PIECES, sentencepiece_model, write_release
 from training.convert.chatglm.conversion import convert_chatglm
-from training.dataset.rendering import encode_prompt, encode_sample
-from training.dataset.rows import Row
+from training.data.rows import Row
 from training.errors import TrainingError
+from training.rendering import encode_prompt, encode_sample
 
 ORIGINAL = SentencePieceProcessor(model_proto=sentencepiece_model())
 # "sop" and "eop" in the original

@@ -20,9 +20,9 @@ from training.convert.chatglm.tokenizer import (
     read_pieces,
     tokenizer_from_pieces,
 )
-from training.dataset.rendering import encode_prompt, encode_sample
-from training.dataset.rows import Row
+from training.data.rows import Row
 from training.errors import TrainingError
+from training.rendering import encode_prompt, encode_sample
 
 MODEL = BASE / "ice_text.model"
 PROTO = read_pieces(MODEL)

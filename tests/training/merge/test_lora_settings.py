@@ -47,7 +47,7 @@ VALUES: dict[str, Any] = {
     "arrow_config": {"top_k": 2},
     "megatron_config": {"tensor_model_parallel_size": 2},
 }
-BIASES = {"attention_bias": True, "mlp_bias": True}
+BIASES: dict[str, Any] = {"attention_bias": True, "mlp_bias": True}
 
 
 def logits(model: Any) -> torch.Tensor:

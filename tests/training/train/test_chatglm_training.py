@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 from tests.chatglm import GOLDEN, converted_base, random_prefix
 from tests.models import weights
 from training.chatglm.prefix import Prefix
-from training.dataset.rendering import encode_prompt, load_tokenizer
 from training.errors import TrainingError
 from training.merge.__main__ import main
 from training.merge.job import merge
+from training.rendering import encode_prompt, load_tokenizer
 from training.train.config import load_config
 from training.train.job import train
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from training.dataset.collate import features, pad
-from training.dataset.rendering import encode_prompt, encode_sample
-from training.dataset.rows import Row, read_rows
+from training.data.collate import features, pad
+from training.data.rows import Row, read_rows
 from training.errors import TrainingError
+from training.rendering import encode_prompt, encode_sample
 
 GOOD = '{"input": "问", "target": "答"}'
 

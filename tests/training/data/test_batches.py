@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from training.dataset.batches import SampleOrder, micro_batches, updates_of
+from training.data.batches import SampleOrder, micro_batches, updates_of
 
 LENGTHS = tuple((index * 37) % 101 for index in range(90))
 

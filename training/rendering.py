@@ -1,38 +1,39 @@
 """Text to token ids, through the chat template that serving will render with too."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain, cycle
 from pathlib import Path
 
-from transformers import AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers import PreTrainedTokenizerFast
 
-from training.dataset.rows import Row
+from training.data.collate import EncodedSample
+from training.data.rows import Row
 from training.errors import TrainingError
 from training.model_directory.templates import known_templates, read_template
 
 History = Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class EncodedSample:
-    """Token ids of one sample: the prompt (exactly one BOS), then the answer up to its end."""
-
-    prompt_ids: list[int]
-    answer_ids: list[int]
-    cut_tokens: int = 0
-    """How many tokens of the prompt were left out to fit the maximum length."""
-
-
 def load_tokenizer(model: Path, template: str | None) -> Tokenizer:
     """The tokenizer of the directory `model`, with `template` in place of its own when named.
 
+    It is the one in tokenizer.json, whatever class tokenizer_config.json names: those of
+    transformers would build another one of the same vocabulary (LlamaTokenizerFast, which
+    DeepSeek's models name, splits words otherwise than their byte-level tokenizer.json).
     Raises TrainingError when there is no tokenizer, no such template, or none at all.
     """
     if not (model / "tokenizer.json").is_file():
-        raise TrainingError(f"{model}: no tokenizer.json in it; is it a model directory?")
-    tokenizer = AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
+        raise TrainingError(
+            f"{model}: no tokenizer.json in it; is it a model directory? (one with tokenizer.model"
+            " only goes through python -m training.convert hf)"
+        )
+    tokenizer = _load(model)
+    if tokenizer.eos_token_id is None:
+        raise TrainingError(
+            f"{model}: the tokenizer has no eos_token, so that no answer would have an end: name"
+            f" one of its tokens in {model}/tokenizer_config.json"
+        )
     if template is not None:
         tokenizer.chat_template = read_template(template)
     if tokenizer.chat_template is None:
@@ -40,6 +41,16 @@ def load_tokenizer(model: Path, template: str | None) -> Tokenizer:
             f"{model}: no chat template; name one with template=… ({known_templates()})"
         )
     return tokenizer
+
+
+def _load(model: Path) -> Tokenizer:
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(model))
+    except Exception as error:  # the Rust library has no type of its own
+        raise TrainingError(
+            f"{model}: tokenizer.json or tokenizer_config.json is damaged:"
+            f" {type(error).__name__}: {error}"
+        ) from error
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, history: History = ()) -> list[int]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.dataset.collate import Batch, Features, collator, pack, pad
+from training.data.collate import Batch, Features, collator, pack, pad
 from training.train.distributed import Processes
 from training.train.loss import AnswerLoss, evaluate, keeps_logits
 

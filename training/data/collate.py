@@ -1,14 +1,23 @@
 """Samples to the tensors of one forward pass."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-
-from training.dataset.rendering import EncodedSample
 
 IGNORED = -100  # torch's cross_entropy leaves this label out
 Features = dict[str, list[int]]
 Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """Token ids of one sample: the prompt (exactly one BOS), then the answer up to its end."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    cut_tokens: int = 0
+    """How many tokens of the prompt were left out to fit the maximum length."""
 
 
 def features(sample: EncodedSample) -> Features:

@@ -1,1 +1,0 @@
-"""From rows of text to batches of token ids."""
