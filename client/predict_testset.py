@@ -93,6 +93,7 @@ def parse_job(arguments: Sequence[str] | None = None) -> Job:
         timeout=options.timeout,
         api_key=getattr(options, "api_key", os.environ.get("MERGELINE_API_KEY")),
         restart=options.restart,
+        retry_empty=options.retry_empty,
         adapter_by=AdapterBy.parse(options.adapter_by) if options.adapter_by else None,
         selection=Selection(tuple(options.tasks), options.shard, options.limit),
     )
@@ -128,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         help="only rows I, I+N, …; then merge_shards.py")  # fmt: skip
     add("--limit", type=count, default=None, help="only the first rows of those")
     add("--restart", action="store_true", help="drop the answers of an earlier run")
+    add("--retry-empty", action="store_true", help="ask again for rows answered with nothing")
     add("--api-key", default=argparse.SUPPRESS, help="(default: $MERGELINE_API_KEY)")
     return parser
 

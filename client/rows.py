@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from client.errors import InputError
 from client.post_generate_process import RowError
 
 Row = dict[str, Any]
+NAMED = 5
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also in full width
 
 
@@ -50,17 +51,35 @@ def read_rows(path: Path, *required: str) -> RowFile:
     return RowFile(path, rows, hashlib.sha256(content).hexdigest())
 
 
-def read_checked_rows(path: Path) -> list[Row]:
-    """Read JSON lines that follow the benchmark's rules. Raises InputError."""
+def read_checked_rows(path: Path, *, loose: bool = True) -> list[Row]:
+    """Read JSON lines that follow the benchmark's rules. Raises InputError.
+
+    `loose` passes over a BOM and blank lines, as read_rows does; the benchmark does not.
+    """
     try:
-        return [*post_generate_process.read_rows(path)]
+        rows = [*post_generate_process.read_rows(path, loose=loose)]
     except RowError as problem:
         raise InputError(str(problem)) from problem
+    if not rows:
+        raise InputError(f"{path}: no rows; expected JSON lines, one object a line")
+    return rows
 
 
 def row_name(row: Row, index: int) -> str:
     """What to call a row in a message: its sample_id, else its place (counted from 1)."""
     return str(row["sample_id"]) if "sample_id" in row else f"row {index + 1}"
+
+
+def empty_answers(rows: Sequence[Row]) -> str | None:
+    """What to say of rows whose target is blank; None where there are none."""
+    names = [row_name(row, place) for place, row in enumerate(rows) if not row["target"].strip()]
+    if not names:
+        return None
+    more = ", …" if len(names) > NAMED else ""
+    return (
+        f"{len(names)} of {len(rows)} answers are empty and will score nothing:"
+        f" {', '.join(names[:NAMED])}{more} (predict_testset.py --retry-empty asks for them again)"
+    )
 
 
 def refuse_overwriting(output: Path, *read: Path) -> None:

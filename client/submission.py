@@ -17,20 +17,26 @@ from client import post_generate_process
 from client.errors import InputError, ends_with_code
 from client.pipes import run
 from client.post_generate_process import FIELDS
-from client.rows import Row, read_checked_rows, refuse_overwriting, written_aside
+from client.rows import (
+    Row,
+    empty_answers,
+    read_checked_rows,
+    refuse_overwriting,
+    written_aside,
+)
 
 PREDICTIONS, SCRIPT = "test_predictions.json", "post_generate_process.py"
 PROBLEMS_SHOWN = 20
 
 
-def pack(test: Path, predictions: Path, output: Path) -> int:
-    """Write the zip and return its number of rows.
+def pack(test: Path, predictions: Path, output: Path) -> list[Row]:
+    """Write the zip and return its rows.
 
     It holds the predictions byte for byte and the script that makes results.json of them. Raises
     InputError with everything that is against the rules; then nothing is written.
     """
     refuse_overwriting(output, test, predictions)
-    expected, answered = read_checked_rows(test), read_checked_rows(predictions)
+    expected, answered = read_checked_rows(test), read_checked_rows(predictions, loose=False)
     problems = [f"{predictions}:{problem}" for problem in _problems(expected, answered, test)]
     if problems:
         shown = problems[:PROBLEMS_SHOWN]
@@ -38,7 +44,7 @@ def pack(test: Path, predictions: Path, output: Path) -> int:
         raise InputError("\n".join(["the predictions break the rules:", *shown, *rest]))
     script = Path(post_generate_process.__file__).read_bytes()
     _write(output, {PREDICTIONS: predictions.read_bytes(), SCRIPT: script})
-    return len(answered)
+    return answered
 
 
 def _problems(expected: list[Row], answered: list[Row], test: Path) -> Iterator[str]:
@@ -62,8 +68,6 @@ def _row_problems(right: Row, made: Row, test: Path) -> Iterator[str]:
             yield f'the field "{field}" is none of {", ".join(FIELDS)}'
         elif field != "target" and made[field] != right[field]:
             yield f'the field "{field}" is not the one of {test}'
-    if not made["target"].strip():
-        yield 'the field "target" is empty'
 
 
 def _write(path: Path, content: dict[str, bytes]) -> None:
@@ -85,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--output", type=Path, default=Path("test_predictions.zip"), help="default: %(default)s")
     options = parser.parse_args(arguments)
     rows = pack(options.test, options.predictions, options.output)
-    print(f"{options.output}: {rows} rows and {SCRIPT}, ready to submit")
+    if warning := empty_answers(rows):
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{options.output}: {len(rows)} rows and {SCRIPT}, ready to submit")
     return 0
 
 

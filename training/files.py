@@ -39,15 +39,23 @@ def write_aside(target: Path) -> Iterator[Path]:
         raise
 
 
+def read_text(path: Path) -> str:
+    """Return the text of the UTF-8 file `path`; raise TrainingError when it is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise TrainingError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TrainingError(f"{path} is not UTF-8 (byte {error.start}): convert it") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`.
 
     Raises TrainingError when the file is missing, unreadable, not JSON, or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise TrainingError(f"cannot read {path}: {error.strerror}") from error
+        value = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise TrainingError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):

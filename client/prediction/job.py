@@ -18,7 +18,16 @@ from client.prediction.journal import Entry, Journal, open_journal
 from client.prediction.progress import Progress
 from client.prediction.selection import Selection
 from client.prediction.window import Pace
-from client.rows import RowFile, read_rows, refuse_overwriting, row_name, write_csv, write_rows
+from client.rows import (
+    Row,
+    RowFile,
+    empty_answers,
+    read_rows,
+    refuse_overwriting,
+    row_name,
+    write_csv,
+    write_rows,
+)
 
 DEMO_INPUT = Path("build/demo/data/test.json")
 
@@ -38,6 +47,7 @@ class Job:
     timeout: float = 600.0
     api_key: str | None = None
     restart: bool = False
+    retry_empty: bool = False
     selection: Selection = field(default_factory=Selection)
     adapter_by: AdapterBy | None = None
     prompt_column: str = "input"
@@ -74,13 +84,17 @@ def predict(job: Job) -> dict[str, str]:
         if progress.rows:
             print(progress.summary())
         if not missing:
-            _write_filled(job, source, chosen, journal)
+            filled = _write_filled(job, source, chosen, journal)
+            if warning := empty_answers(filled):
+                print(f"warning: {warning}", file=sys.stderr)
             print(f"{job.output}: all {len(chosen)} rows, answered by {journal.model}")
         return {row_name(source.rows[index], index): missing[index] for index in sorted(missing)}
 
 
 def _questions(job: Job, source: RowFile, chosen: Sequence[int], journal: Journal) -> Questions:
     """What the journal lacks of the chosen rows."""
+    if job.retry_empty:
+        journal.forget_empty(chosen)
     rows = [index for index in chosen if index not in journal.answers]
     prompts = {index: source.rows[index][job.prompt_column] for index in rows}
     adapters = job.adapter_by.adapters(source.rows, chosen) if job.adapter_by else {}
@@ -158,8 +172,8 @@ async def _notice_other_model(api: Api, journal: Journal) -> None:
     journal.refuse_change(served._asdict())
 
 
-def _write_filled(job: Job, source: RowFile, chosen: Sequence[int], journal: Journal) -> None:
-    """With the answers stripped, as the benchmark's own client did.
+def _write_filled(job: Job, source: RowFile, chosen: Sequence[int], journal: Journal) -> list[Row]:
+    """The rows written, with the answers stripped, as the benchmark's own client did.
 
     LLaMA is taught to end an answer with a newline, and the official reading of CHIP-CDN, the last
     line, would find nothing after it.
@@ -169,3 +183,4 @@ def _write_filled(job: Job, source: RowFile, chosen: Sequence[int], journal: Jou
     write_rows(job.output, filled)
     if job.csv:
         write_csv(job.csv, filled)
+    return filled

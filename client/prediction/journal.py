@@ -15,7 +15,7 @@ import fcntl
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -28,6 +28,7 @@ Entry = dict[str, Any]
 _FORMAT = 1
 # Facts that older services do not tell, and that a run may not have known at its beginning.
 _LATER, _BY_ADAPTER = "default_parameters", "adapter_files"
+_BLANK: Entry = {"generated_text": ""}
 _LEAD = len('{"crc32":"00000000","entry":')
 
 
@@ -76,6 +77,15 @@ class Journal:
         self.answers[answer["index"]] = answer
         self._append(answer)
 
+    def forget_empty(self, indices: Iterable[int]) -> None:
+        """Take blank answers to these rows for none, so that they are asked for again.
+
+        They stay in the file: until another one comes behind them they are the answers.
+        """
+        for index in indices:
+            if index in self.answers and _is_blank(self.answers[index]):
+                del self.answers[index]
+
     def _append(self, entry: Entry) -> None:
         line = memoryview(_seal(entry))
         try:
@@ -97,8 +107,8 @@ class Journal:
                 self._accept_header(entry)
             elif entry is None:
                 self.damaged += 1
-            else:
-                self.answers.setdefault(entry["index"], entry)
+            elif _is_blank(self.answers.get(entry["index"], _BLANK)):
+                self.answers[entry["index"]] = entry
 
     def _accept_header(self, entry: Entry | None) -> None:
         if entry is None or entry.get("journal") != _FORMAT:
@@ -173,6 +183,10 @@ def _lines(path: Path, *, first: bool = False) -> list[bytes]:
 def _seal(entry: Entry) -> bytes:
     body = json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     return b'{"crc32":"%08x","entry":%s}\n' % (zlib.crc32(body), body)
+
+
+def _is_blank(answer: Entry) -> bool:
+    return not answer["generated_text"].strip()
 
 
 def _unseal(line: bytes) -> Entry | None:

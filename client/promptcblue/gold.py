@@ -101,6 +101,9 @@ def _structured_file(path: Path) -> dict[str, list[dict[str, Any]]] | None:
     """None where the file is no single object of lists, by task."""
     try:
         content = json.loads(read_bytes(path))
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: half of a surrogate pair (\\ud8xx) is no character") from None
     except (ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or "sample_id" in content:

@@ -105,10 +105,10 @@ def test_a_server_behind_a_shell_is_stopped_too(tmp_path: Path) -> None:
 
 def test_what_scoring_would_refuse_is_refused_first(tmp_path: Path, stub: Stub) -> None:
     gold = tmp_path / "gold.json"
-    gold.write_bytes(GOLD.read_bytes() + b"\n")
+    gold.write_bytes(GOLD.read_bytes() + b"{}\n")
     run = evaluate(tmp_path, "--url", stub.url, "--gold", str(gold))
     assert run.returncode == 2
-    assert "a blank line" in run.stderr
+    assert 'gold.json:193: the field "input" is missing' in run.stderr
     run = evaluate(tmp_path, "--url", stub.url, "--limit", "9", "--compare", str(GOLD))
     assert run.returncode == 2
     assert "lacks 183 rows" in run.stderr

@@ -188,7 +188,7 @@ def one(sample: Any, task: str = "CHIP-CTC") -> str:
         (one({"sample_id": "1", "answer": "a"}, "IMCS-V2-MRG"), "is not an object of strings"),
         (json.dumps({"MedDG": [{"sample_id": "1", "answer": "a"}] * 2}), "is used twice"),
         ("[1]", "expected a JSON object, found list"),
-        ("", "a blank line"),
+        ("\n", "no rows"),
     ],
 )
 def test_a_gold_file_that_is_off_is_told(

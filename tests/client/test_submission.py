@@ -60,6 +60,33 @@ def test_the_same_predictions_give_the_same_bytes(answered: Rows, tmp_path: Path
     assert first == second
 
 
+def test_an_empty_answer_is_packed_with_a_warning(
+    answered: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = [dict(row) for row in answered]
+    for row in changed[1:8]:
+        row["target"] = " \n"
+    assert submit(tmp_path, changed, answered) == 0
+    told = capsys.readouterr().err
+    assert f"warning: 7 of {len(answered)} answers are empty" in told
+    assert "dev-4627" in told
+    assert ", …" in told
+
+
+@pytest.mark.parametrize("change", [b"\xef\xbb\xbf%s", b"%s\n\n", b"\r\n%s"])
+def test_a_bom_and_blank_lines_are_no_matter_in_the_test_set_and_refused_in_the_zip(
+    answered: Rows, tmp_path: Path, change: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit(tmp_path, answered, answered) == 0
+    test, made = tmp_path / "test.json", tmp_path / "answered.json"
+    test.write_bytes(change % test.read_bytes())
+    paths = ["--test", str(test), "--predictions", str(made), "--output", str(tmp_path / "b.zip")]
+    assert main(paths) == 0
+    made.write_bytes(change % made.read_bytes())
+    assert main(paths) == 2
+    assert f"{made}:" in capsys.readouterr().err
+
+
 def set_field(name: str, value: Any) -> Callable[[Rows], None]:
     return lambda rows: rows[1].update({name: value})
 
@@ -70,13 +97,12 @@ def set_field(name: str, value: Any) -> Callable[[Rows], None]:
         (lambda rows: rows.pop(), ":192: missing are the last 1 rows of "),
         (lambda rows: rows.append(rows[0] | {"sample_id": "more"}), ":193: 1 rows more than "),
         (lambda rows: rows.reverse(), "in this line; keep its order"),
-        (set_field("target", " \n"), ':2: sample_id "dev-4627": the field "target" is empty'),
         (set_field("target", None), 'the field "target" is null, not a string'),
         (set_field("input", "?"), ':2: sample_id "dev-4627": the field "input" is not the one'),
         (set_field("answer_choices", ["?"]), 'the field "answer_choices" is not the one of'),
         (set_field("answer", "?"), 'the field "answer" is none of sample_id, input'),
         (lambda rows: rows[1].pop("task_type"), 'the field "task_type" is missing'),
-        (lambda rows: [row.update(target="") for row in rows], "… and 172 more"),
+        (lambda rows: [row.update(input="") for row in rows], "… and 172 more"),
     ],
 )
 def test_what_is_against_the_rules_is_told_and_no_zip_is_written(

@@ -7,8 +7,7 @@ from itertools import chain
 from training.errors import TrainingError
 from training.merge.lora import BiasShift, Pair, TokenRows
 from training.merge.peft_adapter import LoraAdapter
-from training.model_directory.architecture import TIES
-from training.model_directory.directory import Ends, ModelDirectory, find_head, is_end
+from training.model_directory.directory import TIES, Ends, ModelDirectory, find_head, is_end
 from training.weights.compare import same_values
 from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor
 from training.weights.shards import as_dtype

@@ -68,31 +68,27 @@ def assemble(directory: Path, weights: Path, config: JsonObject, tensors: Tensor
     """
     tokens = {key: tensor for key, tensor in tensors.items() if key.endswith(TOKENS)}
     parts, copies = _sort(weights, {k: t for k, t in tensors.items() if k not in tokens})
-    _refuse_unsaved(config, weights, copies)
-    pairs = {f"{module}.weight": _pair(module, found, config) for module, found in parts.items()}
-    used = {name: pair for name, pair in pairs.items() if pair.rank}
-    biases = {
-        f"{module}.bias": BiasShift(found["B.bias"], scale(module, config))
-        for module, found in parts.items()
-        if "B.bias" in found
-    }
-    whole = {name: found[min(found, key=TRAINED_FIRST.index)] for name, found in copies.items()}
     rows = dict(_token_rows(key, tensor, config) for key, tensor in tokens.items())
-    _refuse_unsaved_tokens(config, weights, rows)
-    return LoraAdapter(directory, weights, config, {**used, **biases}, whole, rows)
+    _refuse_unsaved(config, weights, copies, rows)
+    whole = {name: found[min(found, key=TRAINED_FIRST.index)] for name, found in copies.items()}
+    return LoraAdapter(directory, weights, config, _changes(parts, config), whole, rows)
+
+
+def _changes(parts: Parts, config: JsonObject) -> dict[str, Pair | BiasShift]:
+    """By the names of the weights and biases that they change."""
+    changes: dict[str, Pair | BiasShift] = {}
+    for module, found in parts.items():
+        pair = _pair(module, found, config)
+        if pair.rank:
+            changes[f"{module}.weight"] = pair
+        if "B.bias" in found:
+            changes[f"{module}.bias"] = BiasShift(found["B.bias"], pair.scale)
+    return changes
 
 
 def _token_rows(key: str, tensor: StoredTensor, config: JsonObject) -> tuple[str, TokenRows]:
     module = key.removeprefix(PREFIX).removesuffix(TOKENS)
     return f"{module}.weight", TokenRows(tensor, token_indices(module, config))
-
-
-def _refuse_unsaved_tokens(config: JsonObject, weights: Path, rows: Collection[str]) -> None:
-    if config.get("trainable_token_indices") and not rows:
-        raise TrainingError(
-            f"{weights} lacks the rows of trainable_token_indices in {ADAPTER_CONFIG}: save it"
-            " again"
-        )
 
 
 def _sort(weights: Path, tensors: Tensors) -> tuple[Parts, Parts]:
@@ -113,13 +109,20 @@ def _sort(weights: Path, tensors: Tensors) -> tuple[Parts, Parts]:
     return parts, copies
 
 
-def _refuse_unsaved(config: JsonObject, weights: Path, copies: Iterable[str]) -> None:
-    for module in config.get("modules_to_save") or ():
-        if not any(module in name for name in copies):
-            raise TrainingError(
-                f"{weights} lacks {module}, which modules_to_save in {ADAPTER_CONFIG} names:"
-                " save it again"
-            )
+def _refuse_unsaved(
+    config: JsonObject, weights: Path, copies: Iterable[str], rows: Collection[str]
+) -> None:
+    lacking = {
+        module: "modules_to_save"
+        for module in config.get("modules_to_save") or ()
+        if not any(module in name for name in copies)
+    }
+    if config.get("trainable_token_indices") and not rows:
+        lacking["the rows of the trained tokens"] = "trainable_token_indices"
+    for what, setting in lacking.items():
+        raise TrainingError(
+            f"{weights} lacks {what}, which {setting} in {ADAPTER_CONFIG} names: save it again"
+        )
 
 
 def _pair(module: str, found: Tensors, config: JsonObject) -> Pair:

@@ -1,27 +1,22 @@
 """What a checkpoint's class makes of its tensors: their names in it, which are tied or transposed.
 
 config.json names the class; its own tables, in transformers, say the rest. No weight is loaded.
+Importing this takes transformers' seconds, which most models do not need: see directory.py.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+from transformers.models.auto import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.pytorch_utils import Conv1D
 
 from training.errors import TrainingError
 from training.files import JsonObject
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-# Model types whose tensors have the names of their parameters and are linear layers, embeddings and
-# norms only, and whether the class ties the head to the embeddings where config.json does not say.
-# It saves the seconds and the memory of loading transformers to know that of the most used ones.
-PLAIN = {
-    **{"llama": False, "mistral": False, "qwen2": False, "qwen3": False, "glm": False},
-    **{"glm4": False, "chatglm_6b": False},
-}
-TIES = "tie_word_embeddings"
 
 
 @dataclass(frozen=True)
@@ -38,14 +33,6 @@ class Architecture:
     transposed: frozenset[str]
 
 
-def ties_plainly(config: JsonObject) -> bool | None:
-    """Whether head and embeddings are tied, None where only the class can say."""
-    if "text_config" in config:
-        return None
-    told = config.get(TIES)
-    return told if isinstance(told, bool) else PLAIN.get(config.get("model_type", ""))
-
-
 def read_architecture(
     path: Path, config: JsonObject, names: Collection[str]
 ) -> Architecture | None:
@@ -55,10 +42,6 @@ def read_architecture(
     of that type.
     Raises TrainingError when the configuration is not one of that type.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.models.auto import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
-
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return None
@@ -69,17 +52,18 @@ def read_architecture(
             )
     except Exception as error:  # each class checks its own settings in its own way
         raise TrainingError(
-            f"{path}/config.json does not describe a {kind} model: {type(error).__name__}:"
-            f" {str(error).splitlines()[0] if str(error) else ''}"
+            f"{path}/config.json does not describe a {kind} model: {type(error).__name__}: {error}"
         ) from error
-    return _describe(model, names)
+    modules = model.named_modules()
+    return Architecture(
+        bool(model.all_tied_weights_keys),
+        *_names(model, names),
+        frozenset(f"{name}.weight" for name, module in modules if isinstance(module, Conv1D)),
+    )
 
 
-def _describe(model: "PreTrainedModel", names: Collection[str]) -> Architecture:
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, rename_source_key
-    from transformers.pytorch_utils import Conv1D
-
+def _names(model: PreTrainedModel, names: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The names on disk by parameter: of one tensor each, and one of several put together."""
     changes = get_model_conversion_mapping(model)
     renamings = [change for change in changes if isinstance(change, WeightRenaming)]
     others = [change for change in changes if not isinstance(change, WeightRenaming)]
@@ -91,10 +75,4 @@ def _describe(model: "PreTrainedModel", names: Collection[str]) -> Architecture:
             name, renamings, others, model.base_model_prefix, state
         )
         (fused if converted else stored)[parameter] = name
-    modules = model.named_modules()
-    return Architecture(
-        tied=bool(model.all_tied_weights_keys),
-        stored=stored,
-        fused=fused,
-        transposed=frozenset(f"{n}.weight" for n, module in modules if isinstance(module, Conv1D)),
-    )
+    return stored, fused

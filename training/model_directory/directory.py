@@ -7,21 +7,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from training.errors import TrainingError
 from training.files import JsonObject, read_json
-from training.model_directory.architecture import (
-    PLAIN,
-    TIES,
-    Architecture,
-    read_architecture,
-    ties_plainly,
-)
 from training.weights.compare import same_values
 from training.weights.directory import read_model
 from training.weights.safetensors_stream import FLOAT_SIZES, INDEX, SINGLE, Tensors
 
+if TYPE_CHECKING:
+    from training.model_directory.architecture import Architecture
+
+# Model types whose tensors have the names of their parameters and are linear layers, embeddings and
+# norms only, and whether the class ties the head to the embeddings where config.json does not say.
+# It saves the seconds and the memory of loading transformers to know that of the most used ones.
+PLAIN = {
+    **{"llama": False, "mistral": False, "qwen2": False, "qwen3": False, "glm": False},
+    **{"glm4": False, "chatglm_6b": False},
+}
+TIES = "tie_word_embeddings"
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight")
 HEADS = ("lm_head.weight", "output_layer.weight", "embed_out.weight")
 
@@ -88,9 +92,9 @@ class ModelDirectory:
 
         Raises TrainingError when neither is known.
         """
-        tied = ties_plainly(self.config)
-        if tied is not None:
-            return tied
+        told = self.config.get(TIES, PLAIN.get(self.config.get("model_type", "")))
+        if isinstance(told, bool) and "text_config" not in self.config:
+            return told
         if self.architecture is None:
             raise TrainingError(
                 f"{self.path}: transformers does not know the model type"
@@ -121,8 +125,10 @@ class ModelDirectory:
         return parameter in self.architecture.transposed
 
     @cached_property
-    def architecture(self) -> Architecture | None:
+    def architecture(self) -> "Architecture | None":
         """What the class says; reading it loads transformers, which takes seconds."""
+        from training.model_directory.architecture import read_architecture
+
         return read_architecture(self.path, self.config, self.tensors)
 
     @property

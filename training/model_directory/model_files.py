@@ -7,9 +7,13 @@ from typing import Any
 
 from training.errors import TrainingError
 from training.files import JsonObject, read_json, write_json
-from training.model_directory.architecture import TIES
-from training.model_directory.directory import ModelDirectory
-from training.model_directory.tokenizer_files import TOKENIZER_CONFIG, finish_tokenizer
+from training.model_directory.directory import TIES, ModelDirectory
+from training.model_directory.tokenizer import read_sentencepiece
+from training.model_directory.tokenizer_files import (
+    TOKENIZER_CONFIG,
+    finish_tokenizer,
+    own_template,
+)
 
 # Data only: Python files beside a checkpoint are never copied.
 TOKENIZER_FILES = (
@@ -46,6 +50,9 @@ def copy_model_files(
         if (source / "tokenizer.json").exists():
             config["tokenizer_class"] = "PreTrainedTokenizerFast"  # others may not load that file
         notes += _write_data(config, output / TOKENIZER_CONFIG)
+    if source != base.path and chat is None and own_template(output) is None:
+        chat = own_template(base.path)
+        notes += [f"the chat template is the base's: {source.name} has none"] if chat else []
     if has_tokenizer(output):
         context = base.config.get("max_position_embeddings")
         return notes + finish_tokenizer(output, chat, context)
@@ -102,16 +109,7 @@ def count_rows(directory: Path) -> int:
         ids |= set(vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary)))
         ids |= {token["id"] for token in tokenizer.get("added_tokens", [])}
     elif (directory / "tokenizer.model").exists():
-        ids.add(_count_pieces(directory / "tokenizer.model") - 1)
+        ids.add(len(read_sentencepiece(directory / "tokenizer.model").pieces) - 1)
         if (directory / "added_tokens.json").exists():
             ids |= set(read_json(directory / "added_tokens.json").values())
     return max(ids) + 1
-
-
-def _count_pieces(path: Path) -> int:
-    from sentencepiece import SentencePieceProcessor
-
-    try:
-        return int(SentencePieceProcessor(model_file=str(path)).vocab_size())
-    except (RuntimeError, OSError) as error:
-        raise TrainingError(f"{path} is not a sentencepiece model: get it again") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import TrainingError
-from training.files import JsonObject, read_optional_json, write_json
+from training.files import JsonObject, read_optional_json, read_text, write_json
 from training.model_directory.tokenizer import tokenizer_from_sentencepiece
 
 TEMPLATE = "chat_template.jinja"
@@ -58,20 +58,31 @@ def _make_json(directory: Path, context: int | None) -> None:
                 f" add: correct it in {TOKENIZER_CONFIG} (or special_tokens_map.json) of the input"
             )
         setattr(tokenizer, role, token)
-    tokenizer.chat_template = _own_template(directory, config)
+    tokenizer.chat_template = own_template(directory)
     for name in (*OLD, TOKENIZER_CONFIG):
         (directory / name).unlink(missing_ok=True)
     tokenizer.save_pretrained(directory)
 
 
-def _own_template(directory: Path, config: JsonObject) -> str | None:
-    """The template in its file, else in tokenizer_config.json, of several the one named default."""
+def own_template(directory: Path) -> str | None:
+    """The template in its file, else in tokenizer_config.json, of several the one named default.
+
+    Raises TrainingError when it is none of these.
+    """
     if (directory / TEMPLATE).exists():
-        return (directory / TEMPLATE).read_text(encoding="utf-8")
-    own: str | list[dict[str, str]] | None = config.get("chat_template")
-    if isinstance(own, list):
-        return {entry["name"]: entry["template"] for entry in own}.get("default")
-    return own
+        return read_text(directory / TEMPLATE)
+    own = read_optional_json(directory / TOKENIZER_CONFIG).get("chat_template")
+    try:
+        if isinstance(own, list):
+            own = {entry["name"]: entry["template"] for entry in own}.get("default")
+        if own is None or isinstance(own, str):
+            return own
+    except (KeyError, TypeError):
+        pass
+    raise TrainingError(
+        f"{directory / TOKENIZER_CONFIG}: chat_template must be a text, or a list of objects with"
+        " name and template"
+    )
 
 
 def _add_tokens(tokenizer: Any, directory: Path, config: JsonObject) -> None:

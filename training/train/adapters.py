@@ -5,13 +5,28 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from peft import AdaLoraConfig, LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from peft import (
+    AdaLoraConfig,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
 from torch.nn import Linear, Module, Parameter
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from training.errors import TrainingError
+from training.merge.composition import check_fits
+from training.merge.peft_adapter import ADAPTER_CONFIG, assemble
+from training.merge.peft_settings import check_settings
+from training.merge.prefix_files import check_takes_prefix, refuse_prefixed
+from training.model_directory.directory import read_model_directory
+from training.model_directory.model_files import check_vocabulary
 from training.train.chatglm_prefix import PrefixTunedModel
 from training.train.config import AdaLoraSettings, LoraSettings, PrefixSettings, TrainConfig
+from training.weights.safetensors_stream import StoredTensor
+from training.weights.torch_files import CODES
 
 TunedModel: TypeAlias = PeftModel | PrefixTunedModel
 """A base with its adapter: peft's, or our own for ChatGLM-6B's prefixes."""
@@ -32,11 +47,27 @@ class ParameterCount:
         )
 
 
+def check_base(config: TrainConfig) -> None:
+    """Look at the base on disk, at its headers alone, before anything is spent on it.
+
+    Raises TrainingError when it is quantised, contradicts itself, lacks rows for its tokenizer or
+    could not be served with the prefix that is to be trained.
+    """
+    base = read_model_directory(config.model)
+    refuse_prefixed(base)
+    if config.prefix:
+        check_takes_prefix(base)
+    if base.ends is None and base.architecture is None:
+        kind = base.config.get("model_type")
+        raise TrainingError(f"{base.path}: transformers knows no language model of type {kind!r}")
+    check_vocabulary(base.path, base.rows)
+
+
 def add_adapter(model: PreTrainedModel, config: TrainConfig, updates: int) -> TunedModel:
     """Wrap `model` as a peft model whose adapter, in fp32, is all that trains.
 
-    Raises TrainingError when the targets name nothing in the model, or the settings do not fit
-    `updates`, the length of the run.
+    Raises TrainingError when the targets name nothing in the model, the settings do not fit
+    `updates`, the length of the run, or what comes out could not be merged into the base.
     """
     if config.prefix and model.config.model_type == "chatglm_6b":
         return PrefixTunedModel(model, config.prefix)
@@ -48,9 +79,27 @@ def add_adapter(model: PreTrainedModel, config: TrainConfig, updates: int) -> Tu
             f"{section} does not fit this model and run of {updates} updates: {error} "
             f"(linear layers here, for {section}.targets: {', '.join(_linear_names(model))})"
         ) from error
+    if not config.prefix:
+        _refuse_unmergeable(wrapped, config.model)
     for parameter in trainable(wrapped).values():
         parameter.data = parameter.data.float()  # a step of AdamW is lost in 8 bits of mantissa
     return wrapped
+
+
+def _refuse_unmergeable(model: PeftModel, base: Path) -> None:
+    """Say now what merging would say of such an adapter; no value is looked at."""
+    directory = Path("this adapter")
+    settings = model.peft_config["default"].to_dict()
+    check_settings(directory / ADAPTER_CONFIG, settings)
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    tensors = {name: _stored(directory, name, tensor) for name, tensor in state.items()}
+    adapter = assemble(directory, directory, settings, tensors)
+    check_fits(read_model_directory(base), adapter)
+
+
+def _stored(path: Path, name: str, tensor: torch.Tensor) -> StoredTensor:
+    code = CODES[str(tensor.dtype).removeprefix("torch.")]
+    return StoredTensor(name, code, tuple(tensor.shape), path, 0, tensor.nbytes)
 
 
 def _peft_config(

@@ -16,8 +16,7 @@ from training.errors import TrainingError, refuse
 from training.files import write_aside
 from training.progress import Meter
 from training.rendering import encode_sample, load_tokenizer
-from training.train.adapters import trainable, write_adapter
-from training.train.base import check_base
+from training.train.adapters import check_base, trainable, write_adapter
 from training.train.checkpoints import RunProgress, load_weights, newest, remove_unfinished
 from training.train.config import TrainConfig
 from training.train.distributed import Processes, join, whole

@@ -7,20 +7,19 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from torch.amp import GradScaler
 from torch.nn import Module
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_scheduler
+from transformers import AutoModelForCausalLM, PreTrainedModel, get_scheduler
 
+import training.chatglm  # so that ChatGLM-6B is known
 from training.data.batches import SampleOrder, updates_of
 from training.data.collate import Batch, Features, collator
 from training.errors import TrainingError
 from training.progress import hide_transformers_bars
 from training.train import checkpoints
 from training.train.adapters import TunedModel, add_adapter, count_parameters, trainable
-from training.train.base import dtype, load_base, refuse_unmergeable
 from training.train.checkpoints import RunProgress
 from training.train.config import OptimSettings, TrainConfig
 from training.train.distributed import Processes
@@ -119,8 +118,6 @@ def _load_model(
     if config.precision == "fp16" and processes.device.type == "cpu":
         raise TrainingError("precision=fp16 needs a GPU; use fp32 or bf16 on this machine")
     model = add_adapter(load_base(config), config, updates)
-    if isinstance(model, PeftModel) and not config.prefix:
-        refuse_unmergeable(model, config.model)
     if processes.first:
         print(count_parameters(model))
     wrapped = processes.wrap(model, config.parallel)
@@ -128,12 +125,37 @@ def _load_model(
     return model, wrapped
 
 
+def load_base(config: TrainConfig) -> PreTrainedModel:
+    """Load the base in the precision that `config` names.
+
+    Raises TrainingError when the files lack weights of the model's class.
+    """
+    base, report = AutoModelForCausalLM.from_pretrained(
+        str(config.model), dtype=_dtype(config), trust_remote_code=False, output_loading_info=True
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise TrainingError(
+            f"{config.model} lacks weights of {type(base).__name__}, which would begin at random:"
+            f" {', '.join(missing[:3])}{', …' * (len(missing) > 3)}: get the whole model again"
+        )
+    if base.config.model_type == training.chatglm.MODEL_TYPE and config.data.batching == "packed":
+        raise TrainingError("ChatGLM-6B's contexts cannot be packed: use data.batching=grouped")
+    base.config.use_cache = False  # a cache is dead weight in training
+    if config.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    return base
+
+
+def _dtype(config: TrainConfig) -> torch.dtype:
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+
+
 def _autocast(
     config: TrainConfig, processes: Processes
 ) -> Callable[[], AbstractContextManager[object]]:
     if config.precision == "fp32":
         return nullcontext
-    return partial(torch.autocast, processes.device.type, dtype(config))
+    return partial(torch.autocast, processes.device.type, _dtype(config))
 
 
 def _optimizer(model: Module, optim: OptimSettings) -> AdamW:

@@ -160,9 +160,29 @@ def test_tokenizer_comes_from_the_last_adapter_that_has_one(
     merge(base, [adapter, second], tmp_path / "out")
     merge(base, [second], tmp_path / "plain")
     assert (tmp_path / "out/chat_template.jinja").read_text() == "adapter"
-    assert json.loads((tmp_path / "out/tokenizer_config.json").read_text()) == {"mark": "adapter"}
+    assert json.loads((tmp_path / "out/tokenizer_config.json").read_text()) == {
+        **{"mark": "adapter", "tokenizer_class": "PreTrainedTokenizerFast"}
+    }
     assert (tmp_path / "plain/chat_template.jinja").read_text() == "base"
     assert not list((tmp_path / "out").glob("*.py"))
+
+
+@pytest.mark.parametrize("where", ["file", "config", "list"])
+def test_the_chat_template_survives_an_adapter_whose_tokenizer_has_none(
+    base: Path, adapter: Path, tmp_path: Path, where: str
+) -> None:
+    for directory in (base, adapter):
+        (directory / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+        (directory / "tokenizer_config.json").write_text("{}")
+    if where == "file":
+        (base / "chat_template.jinja").write_text("base's")
+    else:
+        named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "base's"}]
+        template = named if where == "list" else "base's"
+        edit_json(base / "tokenizer_config.json", chat_template=template)
+    report = merge(base, [adapter], tmp_path / "out")
+    assert (tmp_path / "out/chat_template.jinja").read_text() == "base's"
+    assert any("the chat template is the base's" in note for note in report.notes)
 
 
 def test_a_damaged_file_is_named_by_its_own_path(base: Path, adapter: Path, tmp_path: Path) -> None:
