@@ -1,5 +1,6 @@
 """Directories that appear complete or not at all."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,15 +14,17 @@ from typing import Any
 
 from training.errors import TrainingError
 
+BLOCK, SAMPLES = 1 << 16, 64
 JsonObject = Mapping[str, Any]
 
 
 @contextmanager
-def write_aside(target: Path) -> Iterator[Path]:
+def write_aside(target: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yield an empty sibling directory that becomes `target` when the block succeeds.
 
     Every file in it is made readable by everyone (a+r, directories a+rx). When the block fails, the
-    sibling is removed and `target` never exists.
+    sibling is removed and `target` never exists. Where `durable`, all of it is on the disk before
+    it gets its name, so that a power cut leaves it whole or not there.
     Raises TrainingError when `target` exists already, before or after the block.
     """
     target = target.absolute()
@@ -33,10 +36,33 @@ def write_aside(target: Path) -> Iterator[Path]:
         yield aside
         _make_readable(aside)
         _refuse_existing(target)
+        if durable:
+            sync(aside, *aside.rglob("*"))
         aside.rename(target)
+        if durable:
+            sync(target.parent)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def sync(*paths: Path) -> None:
+    """Wait until these files and directories are on the disk, a directory's names with it."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a small file: after a kill or a power cut it is the old one or the new one, whole."""
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(text, encoding="utf-8")
+    sync(aside)
+    aside.replace(path)
+    sync(path.parent)
 
 
 def read_text(path: Path) -> str:
@@ -77,6 +103,18 @@ def sha256(path: Path) -> str:
     """Return the sha256 of a file, as sha256sum prints it."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """Return the sha256 of a file's size and its bytes, of a large one of 64 KiB in every 64th."""
+    size = path.stat().st_size
+    step = max(BLOCK, size // SAMPLES)
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for start in range(0, size, step):
+            file.seek(start)
+            digest.update(file.read(BLOCK))
+    return digest.hexdigest()
 
 
 def _refuse_existing(target: Path) -> None:

@@ -17,9 +17,9 @@ from training.train.rank import is_first_of_node
 
 EPILOG = """\
 examples:
-  python -m training.train --config training/recipes/llama_lora.yaml \\
+  python -m training.train --config llama_lora \\
       model=llama-7b-hf output=adapters/cblue data.train=train.json data.eval=dev.json
-  python -m training.train --config training/recipes/llama_lora.yaml optim.lr=1e-4 lora.r=16
+  python -m training.train --config llama_lora optim.lr=1e-4 lora.r=16
   python -m training.train --config my.yaml --resume     # goes on from the newest checkpoint
   torchrun --nproc-per-node 2 -m training.train --config my.yaml               # two GPUs
   torchrun --nproc-per-node 8 -m training.train --config my.yaml parallel=fsdp # base shared out
@@ -38,7 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, required=True, help="recipe, a YAML file")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        required=True,
+        metavar="RECIPE",
+        help="a YAML file, or the name of one that comes with mergeline, such as llama_lora",
+    )
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     again.add_argument(

@@ -1,6 +1,7 @@
 """Checkpoints of a run: complete or not there, enough of them kept, everything resuming needs."""
 
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +12,15 @@ from peft import PeftModel
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from training.files import write_aside
+from training.errors import TrainingError
+from training.files import read_json, sha256, write_aside, write_json
 from training.train.adapters import TunedModel, trainable, write_adapter
 from training.train.distributed import Processes, assign, whole
+from training.train.record import find_checkpoints
 
 STATE = "state.pt"
+PARTS = {"progress", "weights", "optimizer", "scaler", "ranks"}
+SUMS = "sums.json"
 
 
 @dataclass
@@ -57,7 +62,7 @@ def save(
         for name, p in parameters.items()
     }
     if processes.first:
-        with write_aside(folder / f"checkpoint-{progress.update}") as aside:
+        with write_aside(folder / f"checkpoint-{progress.update}", durable=True) as aside:
             write_adapter(model, weights, aside)
             state = {
                 "progress": asdict(progress),
@@ -67,12 +72,61 @@ def save(
                 "ranks": _ranks(model),
             }
             torch.save(state, aside / STATE)
+            write_json(aside / SUMS, {path.name: sha256(path) for path in aside.iterdir()})
     processes.wait()
 
 
 def newest(folder: Path) -> Path | None:
     """The complete checkpoint that is furthest."""
-    return max(folder.glob("checkpoint-*"), key=_number, default=None)
+    checkpoints = find_checkpoints(folder)
+    return checkpoints[-1][1] if checkpoints else None
+
+
+def set_broken_aside(folder: Path) -> list[str]:
+    """Rename the newest checkpoints that the disk did not keep, up to one that is whole.
+
+    Returns a line about each, for the user.
+    """
+    lines = []
+    for _, path in reversed(find_checkpoints(folder)):
+        damage = _damage(path)
+        if damage is None:
+            break
+        aside = path.with_name(f"broken-{path.name}-{time.time_ns()}")
+        path.rename(aside)
+        lines.append(f"{path} is damaged ({damage}): it is now {aside.name}")
+    return lines
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with it, None when every byte is as it was written."""
+    try:
+        if not (checkpoint / SUMS).exists():  # of a version that wrote none
+            _read(checkpoint)
+            return None
+        sums = read_json(checkpoint / SUMS)
+        return next(
+            (
+                f"{name} is not as it was written"
+                for name, digest in sums.items()
+                if sha256(checkpoint / name) != digest
+            ),
+            None,
+        )
+    except (OSError, TrainingError) as error:
+        return str(error)
+
+
+def forget_lost_best(folder: Path, progress: RunProgress) -> str | None:
+    """Where the checkpoint of the lowest loss is not there whole, go on as if it had not been.
+
+    Returns a line about it, for the user.
+    """
+    best = folder / f"checkpoint-{progress.best_update}"
+    if progress.best_update is None or (damage := _damage(best)) is None:
+        return None
+    progress.best_update, progress.best_loss, progress.stale = None, float("inf"), 0
+    return f"the adapter of the lowest loss so far is lost ({damage}): the next lowest will count"
 
 
 def load(
@@ -101,8 +155,7 @@ def load_weights(checkpoint: Path, model: TunedModel) -> None:
 
 def prune(folder: Path, keep: int, best: int | None) -> None:
     """Remove all but the newest `keep` checkpoints and the best one."""
-    old = sorted(folder.glob("checkpoint-*"), key=_number)[:-keep]
-    _remove(path for path in old if _number(path) != best)
+    _remove(path for update, path in find_checkpoints(folder)[:-keep] if update != best)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -118,12 +171,13 @@ def _remove(folders: Iterable[Path]) -> None:
         shutil.rmtree(gone)
 
 
-def _number(path: Path) -> int:
-    return int(path.name.rpartition("-")[2])
-
-
 def _read(checkpoint: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    try:
+        state: Any = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what unpickling damaged bytes happens to raise
+        raise TrainingError(f"cannot read {checkpoint / STATE}: {error}") from error
+    if not isinstance(state, dict) or state.keys() < PARTS:
+        raise TrainingError(f"{checkpoint / STATE} does not hold the state of a run")
     return state
 
 

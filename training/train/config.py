@@ -1,5 +1,7 @@
 """One run, one YAML file: the settings of `training.train`, checked before any model loads."""
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -8,12 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from training.errors import TrainingError
+from training.files import read_text
 
 Targets = Literal["all-linear"] | list[str]
 
 
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(_Section):
@@ -150,17 +156,26 @@ class TrainConfig(_Section):
         return self
 
 
-def load_config(path: Path, overrides: list[str]) -> TrainConfig:
-    """Read `path`, apply `section.key=value` overrides, check every key and value.
+class _Loader(yaml.BaseLoader):
+    """YAML in which a scalar is null or text.
 
+    What number, date or truth a text stands for its key decides: `output: 2024-01-01` is a path.
+    """
+
+
+_NULL = "tag:yaml.org,2002:null"
+_Loader.add_implicit_resolver(_NULL, re.compile(r"(?:~|null|Null|NULL|)$"), [*"~nN", ""])
+_Loader.add_constructor(_NULL, lambda *_: None)
+
+
+def load_config(name: Path, overrides: list[str]) -> TrainConfig:
+    """Read the recipe, apply `section.key=value` overrides, check every key and value.
+
+    `name` is a file, or the name of one that comes with mergeline, such as llama_lora.
     Raises TrainingError naming file, line, key and remedy.
     """
-    text = _read(path)
-    try:
-        root = yaml.compose(text)
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise TrainingError(f"{path}: not valid YAML: {error}") from error
+    path = _find(name)
+    root, tree = _parse(path, read_text(path))
     if not isinstance(root, yaml.MappingNode) or not isinstance(tree, dict):
         raise TrainingError(f"{path}: expected a mapping of settings, see training/recipes")
     for override in overrides:
@@ -172,11 +187,35 @@ def load_config(path: Path, overrides: list[str]) -> TrainConfig:
         raise TrainingError("\n".join(lines)) from error
 
 
-def _read(path: Path) -> str:
+def _find(name: Path) -> Path:
+    shipped = RECIPES / f"{name}.yaml"
+    if name.exists() or name.parent != Path() or not shipped.is_file():
+        if name.is_file():
+            return name
+        known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+        raise TrainingError(f"{name}: no such recipe; name a file, or one of {known}")
+    return shipped
+
+
+def _parse(where: object, text: str) -> tuple[yaml.Node | None, Any]:
+    """The nodes, which know their lines, and the values."""
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot read the recipe: {error.strerror}") from error
+        root = yaml.compose(text, _Loader)
+        _refuse_repeated(where, root)
+        return root, yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise TrainingError(f"{where}: not valid YAML: {error}") from error
+
+
+def _refuse_repeated(where: object, node: yaml.Node | None) -> None:
+    """YAML itself would take the last of two values without a word."""
+    if isinstance(node, yaml.MappingNode):
+        keys = Counter(str(key.value) for key, _ in node.value)
+        for key, value in node.value:
+            if keys[str(key.value)] > 1:
+                line = key.start_mark.line + 1
+                raise TrainingError(f"{where}:{line}: {key.value!r} is there more than once")
+            _refuse_repeated(where, value)
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -188,7 +227,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise TrainingError(f"override {override!r}: {section!r} is not a section")
-    tree[leaf] = yaml.safe_load(value)
+    _, tree[leaf] = _parse(f"override {override!r}", value)
 
 
 def _describe(path: Path, root: yaml.Node, overrides: list[str], detail: ErrorDetails) -> str:

@@ -6,7 +6,16 @@ from training.data.rows import Row, read_rows
 from training.errors import TrainingError
 from training.model_directory.hub import local_directory
 from training.train.config import TrainConfig
-from training.train.record import changes, recorded_precision, run_directory
+from training.train.record import (
+    Inputs,
+    changed_inputs,
+    changes,
+    find_checkpoints,
+    recorded_precision,
+    run_directory,
+    sum_data,
+    sum_inputs,
+)
 
 
 def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False) -> Path:
@@ -21,17 +30,21 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
     config = config.model_copy(update={"precision": recorded_precision(config, record)})
     settings = config.model_dump(mode="json")
     rows: dict[str, list[Row]] | None = None
+    inputs: Inputs = {}
     if not (if_started and _is_finished(config, settings)):
         resume = resume or (if_started and record.exists())
         config = config.model_copy(update={"model": local_directory(str(config.model))})
         _refuse_conflicts(config, record, settings if resume else None)
         rows = _rows(config)
+        inputs = sum_inputs(config)
+        if resume:
+            _refuse_other_inputs(record, changed_inputs(record, inputs))
     from training.train import session  # late: torch takes seconds, what is wrong so far none
 
     if rows is None:
         session.confirm_finished(config)
     else:
-        session.run_to_end(config, rows, settings, resume=resume)
+        session.run_to_end(config, rows, settings, inputs, resume=resume)
     return config.output
 
 
@@ -46,7 +59,7 @@ def _refuse_conflicts(config: TrainConfig, record: Path, resumed: dict[str, obje
         raise TrainingError(f"{config.model}: no config.json in it; model= names a model directory")
     if resumed is not None:
         _check_same_run(record, resumed)
-    elif record.exists() or any(record.parent.glob("checkpoint-*")):
+    elif record.exists() or find_checkpoints(record.parent):
         raise TrainingError(
             f"{record.parent} holds an earlier run: add --resume to go on, or remove it"
         )
@@ -63,10 +76,25 @@ def _check_same_run(record: Path, settings: dict[str, object]) -> None:
         )
 
 
+def _refuse_other_inputs(record: Path, changed: list[str]) -> None:
+    if changed:
+        raise TrainingError(
+            f"cannot resume {record.parent}: the contents of {', '.join(changed)} changed since it"
+            " started; put the old files back or choose another output"
+        )
+
+
 def _is_finished(config: TrainConfig, settings: dict[str, object]) -> bool:
     """Whether the output is there already, of a run with these settings."""
     record = config.output / "training.yaml"
-    return record.is_file() and not changes(record, settings)
+    if not record.is_file() or changes(record, settings):
+        return False
+    if changed := changed_inputs(record, sum_data(config)):
+        raise TrainingError(
+            f"{config.output} was trained on other contents of {', '.join(changed)}: choose another"
+            " output, or remove it"
+        )
+    return True
 
 
 def _rows(config: TrainConfig) -> dict[str, list[Row]]:

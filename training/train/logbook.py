@@ -73,6 +73,17 @@ def plot_losses(entries: Sequence[Entry], path: Path) -> None:
 def _read(path: Path, until: int) -> list[Entry]:
     if not path.exists():
         return []
-    # a kill may have cut the last line short
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return [entry for entry in map(json.loads, lines) if entry["update"] <= until]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    entries = (entry for line in lines if (entry := _entry(line)))
+    return [entry for entry in entries if entry["update"] <= until]
+
+
+def _entry(line: str) -> Entry | None:
+    """None for a line that a kill or a power cut left half written."""
+    try:
+        entry = json.loads(line)
+        if isinstance(entry["update"], int):
+            return dict(entry)
+    except (ValueError, RecursionError, KeyError, TypeError):
+        pass
+    return None

@@ -1,10 +1,20 @@
-"""training.yaml: the settings that a run began with, which decide whether it can go on."""
+"""What a run began with, which decides whether it can go on, and where it is kept.
 
+training.yaml holds the settings, inputs.json the sums of what they name: data, template, base.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import yaml
 
 from training.errors import TrainingError
+from training.files import fingerprint, read_optional_json, sha256, write_durably
+from training.model_directory.templates import read_template
 from training.train.config import TrainConfig
 
 # What may differ between a run and its continuation: nothing that changes the adapter.
@@ -12,6 +22,11 @@ RESUMABLE_CHANGES = {
     *("output", "save_every", "save_keep", "log_every", "gradient_checkpointing", "parallel"),
     "optim.micro_batch",
 }
+CHECKPOINT = re.compile(r"checkpoint-([0-9]+)")
+INPUTS = "inputs.json"
+OF_THE_MODEL = (".json", ".safetensors", ".bin", ".jinja", ".model")
+Inputs: TypeAlias = Mapping[str, str]
+"""Sums by what they are of: data.train, data.eval, template, model."""
 PRECISIONS = ("fp32", "bf16", "fp16")  # in a record; `auto` has been decided by then
 
 
@@ -39,17 +54,55 @@ def changes(record: Path, settings: dict[str, object]) -> list[str]:
     return sorted(_differences(_read(record), settings) - RESUMABLE_CHANGES)
 
 
-def write_record(record: Path, settings: dict[str, object]) -> None:
-    """Write `settings` to `record`, whole or not at all."""
-    aside = record.with_name(f".{record.name}")  # a kill must not leave half of it
-    aside.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8")
-    aside.replace(record)
+def find_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Return the run's checkpoints by the update they were written after, the oldest first.
+
+    What else lies there, such as a copy named checkpoint-best, is no business of the run's.
+    """
+    found = ((CHECKPOINT.fullmatch(path.name), path) for path in folder.glob("checkpoint-*"))
+    return sorted((int(match[1]), path) for match, path in found if match and path.is_dir())
+
+
+def write_record(record: Path, settings: dict[str, object], inputs: Inputs) -> None:
+    """Write both files beside each other, each whole or not at all."""
+    write_durably(record.with_name(INPUTS), json.dumps(inputs, indent=2, ensure_ascii=False) + "\n")
+    write_durably(record, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+
+def sum_data(config: TrainConfig) -> dict[str, str]:
+    """Return the sums of the data that is there."""
+    data = {"data.train": config.data.train, "data.eval": config.data.eval}
+    return {key: sha256(path) for key, path in data.items() if path and path.is_file()}
+
+
+def sum_inputs(config: TrainConfig) -> Inputs:
+    """Return what tells the files apart that the adapter depends on, by what they are.
+
+    Of the base's weights a sample is read: to read all of a large one would take minutes.
+    Raises TrainingError when the template is no file.
+    """
+    sums = sum_data(config)
+    if config.template:
+        sums["template"] = hashlib.sha256(read_template(config.template).encode()).hexdigest()
+    files = (path for path in sorted(config.model.iterdir()) if path.suffix in OF_THE_MODEL)
+    base = [f"{path.name} {fingerprint(path)}" for path in files]
+    sums["model"] = hashlib.sha256("\n".join(base).encode()).hexdigest()
+    return sums
+
+
+def changed_inputs(record: Path, inputs: Inputs) -> list[str]:
+    """Return which files hold something else than when the run began; none where nothing says.
+
+    Raises TrainingError when inputs.json is damaged.
+    """
+    before = read_optional_json(record.with_name(INPUTS))
+    return sorted(key for key in before.keys() & inputs.keys() if before[key] != inputs[key])
 
 
 def _read(record: Path) -> dict[str, object]:
     try:
         settings = yaml.safe_load(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         settings = None
     if not isinstance(settings, dict) or settings.get("precision") not in PRECISIONS:
         raise TrainingError(

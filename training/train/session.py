@@ -17,23 +17,34 @@ from training.files import write_aside
 from training.progress import Meter
 from training.rendering import encode_sample, load_tokenizer
 from training.train.adapters import check_base, trainable, write_adapter
-from training.train.checkpoints import RunProgress, load_weights, newest, remove_unfinished
+from training.train.checkpoints import (
+    RunProgress,
+    load_weights,
+    newest,
+    remove_unfinished,
+    set_broken_aside,
+)
 from training.train.config import TrainConfig
 from training.train.distributed import Processes, join, whole
 from training.train.logbook import plot_losses
 from training.train.loop import evaluation_loss, fit
 from training.train.precision import decide
 from training.train.rank import is_first
-from training.train.record import run_directory, write_record
+from training.train.record import INPUTS, Inputs, run_directory, write_record
 from training.train.setup import Run, build_run
 
 
 def run_to_end(
-    config: TrainConfig, rows: Mapping[str, list[Row]], settings: dict[str, object], *, resume: bool
+    config: TrainConfig,
+    rows: Mapping[str, list[Row]],
+    settings: dict[str, object],
+    inputs: Inputs,
+    *,
+    resume: bool,
 ) -> None:
     """Train on `rows`, by split, from the newest checkpoint if `resume`; write the output.
 
-    `settings` is what the record keeps.
+    `settings` and `inputs` are what the record keeps.
     Raises TrainingError as job.train does.
     """
     record = run_directory(config) / "training.yaml"
@@ -46,10 +57,10 @@ def run_to_end(
     with join() as processes, _remedy_for_memory():
         if processes.first:
             _announce_start(record.parent, resume)
-        _agree(processes, config, f"{_furthest(record.parent)}, {config.precision}")
+        _agree(processes, config, lambda: f"{_furthest(record.parent)}, {config.precision}")
         run, progress = build_run(config, datasets, pad, processes, record.parent)
         if processes.first:
-            write_record(record, settings)
+            write_record(record, settings, inputs)
         fit(run, progress)
         run.logbook.close()
         _finish(run, progress, tokenizer, record)
@@ -58,7 +69,7 @@ def run_to_end(
 def confirm_finished(config: TrainConfig) -> None:
     """Every process finds the adapter there. Raises TrainingError when one does not."""
     with join() as processes:
-        _agree(processes, config, "the adapter")
+        _agree(processes, config, lambda: "the adapter")
     _print_once(f"{config.output} is trained already, with these settings")
 
 
@@ -67,12 +78,13 @@ def _furthest(folder: Path) -> str:
     return checkpoint.name if checkpoint else "no checkpoint"
 
 
-def _agree(processes: Processes, config: TrainConfig, found: str) -> None:
-    """Wait for every process; refuse to go on when another one found something else."""
+def _agree(processes: Processes, config: TrainConfig, find: Callable[[], str]) -> None:
+    """Wait for every process; refuse to go on when another one finds something else."""
     if processes.world == 1:
         return
+    processes.wait()  # until the first one has set damaged checkpoints aside
     everywhere = [""] * processes.world
-    all_gather_object(everywhere, found)
+    all_gather_object(everywhere, find())
     if len({*everywhere}) > 1:
         raise TrainingError(
             f"the processes do not find the same at {config.output} and {run_directory(config)} "
@@ -83,6 +95,8 @@ def _agree(processes: Processes, config: TrainConfig, found: str) -> None:
 
 def _announce_start(folder: Path, resume: bool) -> None:
     remove_unfinished(folder)
+    for line in set_broken_aside(folder):
+        print(f"warning: {line}")
     checkpoint = newest(folder)
     if resume:
         print(f"resuming from {checkpoint}" if checkpoint else "no checkpoint yet: starting anew")
@@ -95,10 +109,11 @@ def _finish(
     _conclude(run, progress)
     weights = {name: whole(p) for name, p in trainable(run.model).items()}
     if run.processes.first:
-        with write_aside(run.config.output) as aside:
+        with write_aside(run.config.output, durable=True) as aside:
             write_adapter(run.model, weights, aside)
             tokenizer.save_pretrained(str(aside))
             shutil.copy(record, aside)
+            shutil.copy(record.with_name(INPUTS), aside)
             plot_losses(run.logbook.entries, aside / "loss.png")
         print(f"adapter written to {run.config.output}")
     run.processes.wait()

@@ -66,6 +66,9 @@ def build_run(
     progress = (
         checkpoints.load(checkpoint, model, optimizer, scaler) if checkpoint else RunProgress()
     )
+    lost = checkpoints.forget_lost_best(folder, progress) if config.keep_best else None
+    if lost and processes.first:
+        print(f"warning: {lost}")
     autocast = _autocast(config, processes)
     run = Run(
         config=config,

@@ -76,3 +76,69 @@ def test_a_bad_recipe_is_refused_with_its_line(
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"nowhere\.yaml"):
         load_config(tmp_path / "nowhere.yaml", [])
+
+
+@pytest.mark.parametrize("name", [path.stem for path in RECIPES])
+def test_a_shipped_recipe_is_found_by_name_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(Path(name), ["output=here"]).output == Path("here")
+
+
+def test_a_file_goes_before_a_shipped_recipe_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("llama_lora").write_text(GOOD)
+    assert load_config(Path("llama_lora"), []).output == Path("adapter")
+
+
+@pytest.mark.parametrize("name", ["lama_lora", "llama_lora.yaml", "recipes/llama_lora", "."])
+def test_an_unknown_recipe_names_the_known_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TrainingError, match=r"no such recipe.*chatglm_ptuning.*llama_lora"):
+        load_config(Path(name), [])
+
+
+@pytest.mark.parametrize(
+    "text", ["2024-01-01", "007", "1e3", "yes", "0x1f", "1_000", "12:30:45", "3.10", "=", "<<"]
+)
+def test_what_yaml_takes_for_a_number_or_a_date_is_text_where_text_is_wanted(
+    tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(GOOD.replace("adapter", text))
+    assert load_config(path, []).output == Path(text)
+    config = load_config(path, [f"model={text}", f"template={text}", f"lora.targets=[{text}, b]"])
+    assert (config.model, config.template) == (Path(text), text)
+    assert config.lora
+    assert config.lora.targets == [text, "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (GOOD.encode() + b"seed: 1\nseed: 2\n", ["recipe.yaml:9", "'seed'", "more than once"]),
+        (GOOD.encode() + b"  lr: 2\n", ["recipe.yaml:8", "'lr'", "more than once"]),
+        (GOOD.encode("utf-16"), ["recipe.yaml is not UTF-8"]),
+        (b"model: \xff", ["recipe.yaml is not UTF-8"]),
+        (b"a: " + b"[" * 20_000, ["recipe.yaml", "not valid YAML"]),
+        (b"", ["recipe.yaml", "mapping"]),
+        (GOOD.replace("1e-4", "inf").encode(), ["optim.lr", "finite"]),
+    ],
+)
+def test_a_broken_recipe_is_refused(tmp_path: Path, content: bytes, parts: list[str]) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    with pytest.raises(TrainingError) as caught:
+        load_config(path, [])
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_a_broken_override_is_refused() -> None:
+    with pytest.raises(TrainingError, match=r"override 'lora.targets=\[a': not valid YAML"):
+        load_config(Path("llama_lora"), ["lora.targets=[a"])
