@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from training.convert.output import ConversionReport
 from training.errors import TrainingError
+from training.model_directory.hub import local_directory
 from training.pipes import run
 from training.sizes import size_in_bytes
 
@@ -60,6 +61,7 @@ examples:
   python -m training.convert hf --input chinese-llama-7b --output models/chinese-llama-7b \\
       --template llama
   python -m training.convert hf --input model-fp32 --output models/model-fp16 --dtype float16
+  python -m training.convert hf --input modelscope:Qwen/Qwen3-0.6B --output models/qwen3-0.6b
 """
 CHATGLM = """\
 Convert ChatGLM-6B, ChatGLM2-6B or ChatGLM3-6B as the hub has them: pytorch_model-*.bin (or
@@ -94,6 +96,7 @@ example:
 `make smollm2` runs this on a small real model.
 """
 
+OR_NAME = "; or a name on a hub: ORG/NAME, modelscope:ORG/NAME, with @REVISION if need be"
 AddParser = Callable[..., argparse.ArgumentParser]
 
 
@@ -127,14 +130,15 @@ def _hf(args: argparse.Namespace) -> ConversionReport:
     from training.convert.directory import convert_directory
 
     return convert_directory(
-        args.input, args.output, args.template, args.dtype, args.max_shard_size
+        local_directory(args.input), args.output, args.template, args.dtype, args.max_shard_size
     )
 
 
 def _chatglm(args: argparse.Namespace) -> ConversionReport:
     from training.convert.chatglm.conversion import convert_chatglm
 
-    return convert_chatglm(args.input, args.output, args.template, args.dtype, args.max_shard_size)
+    source = local_directory(args.input)
+    return convert_chatglm(source, args.output, args.template, args.dtype, args.max_shard_size)
 
 
 def _gguf(args: argparse.Namespace) -> ConversionReport:
@@ -183,7 +187,7 @@ def _add_hf(add: AddParser) -> None:
         description=HF,
         epilog=HF_END,
     )
-    _add_places(parser, "DIR", "directory with config.json and weights")
+    _add_places(parser, "DIR", f"directory with config.json and weights{OR_NAME}", str)
     _add_format(parser, None)
     _add_dtype(parser, None, "each tensor's own")
     parser.set_defaults(run=_hf)
@@ -196,7 +200,9 @@ def _add_chatglm(add: AddParser) -> None:
         description=CHATGLM,
         epilog=CHATGLM_END,
     )
-    _add_places(parser, "DIR", "directory with config.json, weights and the tokenizer's .model")
+    _add_places(
+        parser, "DIR", f"directory with config.json, weights, the tokenizer's .model{OR_NAME}", str
+    )
     _add_format(parser, None, "chatglm, chatglm2 or chatglm3, as the model is")
     _add_dtype(parser, None, "each tensor's own")
     parser.set_defaults(run=_chatglm)
@@ -212,9 +218,11 @@ def _add_gguf(add: AddParser) -> None:
     parser.set_defaults(run=_gguf)
 
 
-def _add_places(parser: argparse.ArgumentParser, metavar: str, text: str) -> None:
+def _add_places(
+    parser: argparse.ArgumentParser, metavar: str, text: str, kind: type = Path
+) -> None:
     add = parser.add_argument
-    add("--input", type=Path, required=True, metavar=metavar, help=text)
+    add("--input", type=kind, required=True, metavar=metavar, help=text)
     add("--output", type=Path, required=True, metavar="DIR",
         help="model directory to create; must not exist")  # fmt: skip
 

@@ -83,7 +83,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = partial(parser.add_argument, metavar="DIR", required=True)
-    add("--base", help="model directory, its weights as safetensors or .bin; or a name on the hub")
+    add(
+        "--base",
+        help="model directory, its weights as safetensors or .bin; or a name on a hub: ORG/NAME,"
+        " modelscope:ORG/NAME, with @REVISION if need be",
+    )
     add("--adapter", action="append", help="adapter directory saved by peft, or a name; repeatable")
     add("--output", type=Path, help="model directory to create; must not exist")
     parser.add_argument(

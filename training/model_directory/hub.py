@@ -1,49 +1,144 @@
-"""Models and adapters by their names on the Hugging Face hub."""
+"""Models and adapters by their names on the Hugging Face hub, or on ModelScope.
+
+A name is ORG/NAME or modelscope:ORG/NAME, with @REVISION (a branch, tag or commit) where it is not
+the newest that is meant. `python -m training.model_directory.hub NAME` prints the directory.
+"""
 
 import re
-from collections.abc import Callable
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from training.errors import TrainingError
+from training.files import sha256
 
-HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_NAME = re.compile(
+    r"(?P<modelscope>modelscope:)?(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?"
+)
 # Data only: no Python, so nothing from the hub can ever run here.
 DATA = ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "*.txt"]
 SECOND_COPIES = ["original/*", "consolidated*"]  # the same weights in their maker's own layout
+CACHED = {  # how both keep what was downloaded: folders of a repository, and of a revision in it
+    "": re.compile(r"models--(?P<org>.+?)--(?P<name>.+)/snapshots/(?P<revision>[^/]+)$"),
+    "modelscope:": re.compile(r"models/(?P<org>.+?)--(?P<name>.+)/snapshots/(?P<revision>[^/]+)$"),
+}
+WEIGHTS = (".safetensors", ".bin")
+SUM = re.compile(r"[0-9a-f]{64}")
 
 
-def local_directory(name: str, download: Callable[..., str] | None = None) -> Path:
+class HubName(NamedTuple):
+    """A repository, and which of its revisions; None for the newest."""
+
+    repository: str
+    revision: str | None
+    modelscope: bool
+
+
+def parse_name(name: str) -> HubName | None:
+    """Return what `name` names on a hub, None when it does not look like that."""
+    match = HUB_NAME.fullmatch(name)
+    if match is None:
+        return None
+    return HubName(match["repository"], match["revision"], bool(match["modelscope"]))
+
+
+def local_directory(name: str) -> Path:
     """Return the directory `name`, or where the hub's repository of that name was downloaded to.
 
-    A name that is no directory and does not look like org/name is returned as a path, for the
-    reader to complain about. `download` has the signature of huggingface_hub.snapshot_download.
+    What is there already is not downloaded again. A name that is no directory and does not look
+    like org/name is returned as a path, for the reader to complain about.
     Raises TrainingError when the hub cannot be reached, or has no such repository for this user.
     """
-    if Path(name).exists() or not HUB_NAME.fullmatch(name):
+    if Path(name).exists() or (found := parse_name(name)) is None:
         return Path(name)
+    return _from_modelscope(found) if found.modelscope else _from_hugging_face(found)
+
+
+def _from_hugging_face(name: HubName) -> Path:
+    import httpx
+    from huggingface_hub import snapshot_download
+
     try:
-        found = (download or _snapshot_download)(
-            name, allow_patterns=DATA, ignore_patterns=SECOND_COPIES
+        return Path(
+            snapshot_download(
+                name.repository,
+                revision=name.revision,
+                allow_patterns=DATA,
+                ignore_patterns=SECOND_COPIES,
+            )
         )
-    except (OSError, ValueError) as error:  # the hub's errors and the network's are OSErrors
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        remedy = "HF_ENDPOINT and, for a repository behind a licence, HF_TOKEN"
+        raise _refusal(name, "the Hugging Face hub", error, remedy) from error
+
+
+def _from_modelscope(name: HubName) -> Path:
+    try:
+        from modelscope_hub import HubApi
+        from modelscope_hub.errors import HubError
+    except ImportError as error:
         raise TrainingError(
-            f"{name} is no directory here, and the Hugging Face hub did not give it"
-            f" ({type(error).__name__}): check the name, the network, HF_ENDPOINT and, for a"
-            " repository behind a licence, HF_TOKEN"
+            f"modelscope:{name.repository} comes from ModelScope, whose client is not installed:"
+            " pip install modelscope-hub"
         ) from error
-    return Path(found)
+    try:
+        return HubApi().download_repo(
+            name.repository,
+            "model",
+            revision=name.revision,
+            allow_patterns=DATA,
+            ignore_patterns=SECOND_COPIES,
+        )
+    except (OSError, ValueError, HubError) as error:
+        remedy = "MODELSCOPE_ENDPOINT and, for a private repository, MODELSCOPE_API_TOKEN"
+        raise _refusal(name, "ModelScope", error, remedy) from error
+
+
+def _refusal(name: HubName, hub: str, error: Exception, remedy: str) -> TrainingError:
+    at = f"@{name.revision}" if name.revision else ""
+    return TrainingError(
+        f"{name.repository}{at} is no directory here, and {hub} did not give it"
+        f" ({type(error).__name__}): check the name, the revision, the network, {remedy}"
+    )
 
 
 def public_name(directory: Path) -> str:
-    """Return what to call a directory in public: org/name@revision if it came from the hub."""
-    directory = directory.absolute()
-    repository = directory.parent.parent.name
-    if directory.parent.name == "snapshots" and repository.startswith("models--"):
-        return f"{repository.removeprefix('models--').replace('--', '/', 1)}@{directory.name}"
-    return directory.resolve().name
+    """Return what to call a directory in public: org/name@revision if it came from a hub."""
+    return _name_in_cache(directory) or directory.resolve().name
 
 
-def _snapshot_download(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-    from huggingface_hub import snapshot_download
+def _name_in_cache(directory: Path) -> str | None:
+    for hub, pattern in CACHED.items():
+        if match := pattern.search(directory.absolute().as_posix()):
+            return f"{hub}{match['org']}/{match['name']}@{match['revision']}"
+    return None
 
-    return snapshot_download(name, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+
+def weights_sums(directory: Path) -> dict[str, str]:
+    """Return the sha256 of the weights of a directory that came from a hub, by file.
+
+    Hugging Face's cache calls them so; others are summed up here. Empty where the directory is
+    none of a hub's.
+    """
+    if _name_in_cache(directory) is None:
+        return {}
+    weights = [path for path in sorted(directory.iterdir()) if path.suffix in WEIGHTS]
+    names = {path: path.resolve().name for path in weights}
+    return {
+        path.name: name if SUM.fullmatch(name) else sha256(path) for path, name in names.items()
+    }
+
+
+def main(names: list[str]) -> int:
+    """Print the directory of each name; return 0, or 2 after printing what is wrong."""
+    try:
+        for name in names:
+            print(local_directory(name))
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from training.files import JsonObject, sha256, write_json
-from training.model_directory.hub import public_name
+from training.model_directory.hub import public_name, weights_sums
 
 PROVENANCE = "provenance.json"
 
@@ -34,9 +34,10 @@ def write_provenance(
     last; `python -m service.integrity` compares both. Holds no paths, no times: equal inputs give
     equal files.
     """
+    sums_of_base = weights_sums(base)
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
     provenance = {
-        "base": {"name": public_name(base)},
+        "base": {"name": public_name(base), **({"files": sums_of_base} if sums_of_base else {})},
         "adapters": [adapter.provenance() for adapter in adapters],
         **details,
         "versions": _versions(),
