@@ -1,6 +1,5 @@
 """All settings of the service: each is a flag, and a SERVICE_* variable."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.adapter import Adapter, parse_adapters, smallest_supported_rank, supported_rank
 from service.keys import read_keys
+from service.model_directory.contradictions import refuse_contradictions
+from service.model_directory.hub import local_directory, name_of
 from service.parameters import checked
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -35,7 +36,10 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
     )
 
-    model: Path = Field(description="model directory: config.json, *.safetensors, tokenizer.json")
+    model: Path = Field(
+        description="model directory: config.json, *.safetensors, tokenizer.json; or a name on a "
+        "hub: ORG/NAME, modelscope:ORG/NAME, with @REVISION if need be"
+    )
     served_name: str | None = Field(
         None, description="name of the model in answers; default: the directory's name"
     )
@@ -144,15 +148,17 @@ class Settings(BaseSettings):
         None, description="where OpenTelemetry traces go, for example http://collector:4317"
     )
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _download(cls, name: Any) -> Any:
+        return local_directory(str(name))
+
     @field_validator("model")
     @classmethod
-    def _has_config(cls, model: Path) -> Path:
+    def _is_one_model(cls, model: Path) -> Path:
         if not (model / "config.json").is_file():
             raise ValueError(f"{model} is no model directory: it has no config.json")
-        try:
-            json.loads((model / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{model / 'config.json'} cannot be read as JSON: {error}") from error
+        refuse_contradictions(model)
         return model
 
     @field_validator("default_parameters")
@@ -218,4 +224,4 @@ class Settings(BaseSettings):
     @cached_property
     def model_name(self) -> str:
         """How answers name the model."""
-        return self.served_name or self.model.resolve().name
+        return self.served_name or name_of(self.model)

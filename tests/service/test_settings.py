@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service.settings import Settings
+from tests.hub import serve_hub
 
 
 def test_flags_win_over_variables(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,3 +59,24 @@ def _service(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedP
         [sys.executable, "-m", "service", *arguments],
         capture_output=True, text=True, cwd=cwd, env=environment, timeout=60, check=False,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "modelscope:"])
+def test_a_model_is_served_by_its_name_on_a_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    published = tmp_path / "published"
+    published.mkdir()
+    (published / "config.json").write_text("{}")
+    with serve_hub() as hub:
+        hub.publish("org/a-model", published, "v2")
+        for name in ("HF_ENDPOINT", "MODELSCOPE_ENDPOINT"):
+            monkeypatch.setenv(name, hub.url)
+        for name in ("HF_HOME", "MODELSCOPE_CACHE", "MODELSCOPE_HOME"):
+            monkeypatch.setenv(name, str(tmp_path / name))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        settings = Settings(model=f"{prefix}org/a-model@v2")
+        assert (settings.model / "config.json").read_text() == "{}"
+        assert settings.model_name == "a-model"
+        with pytest.raises(ValidationError, match="org/a-model@v3 is no directory here"):
+            Settings(model=f"{prefix}org/a-model@v3")

@@ -30,6 +30,7 @@ example:
 Several adapters are added up before the one rounding. Whole tensors in them (modules_to_save:
 embeddings, heads, norms) replace the base's, so that the last adapter wins; tokenizer and chat
 template, too, come from the last adapter that has them, else from the base.
+A name on a hub is ORG/NAME, or modelscope:ORG/NAME, with @REVISION if need be.
 The output appears only when it is complete and checked; it must not exist before. provenance.json
 in it says what was merged and holds the sha256 of every weights file.
 """
@@ -83,11 +84,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = partial(parser.add_argument, metavar="DIR", required=True)
-    add(
-        "--base",
-        help="model directory, its weights as safetensors or .bin; or a name on a hub: ORG/NAME,"
-        " modelscope:ORG/NAME, with @REVISION if need be",
-    )
+    add("--base", help="model directory, its weights as safetensors or .bin; or a name on a hub")
     add("--adapter", action="append", help="adapter directory saved by peft, or a name; repeatable")
     add("--output", type=Path, help="model directory to create; must not exist")
     parser.add_argument(

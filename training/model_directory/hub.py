@@ -4,13 +4,16 @@ A name is ORG/NAME or modelscope:ORG/NAME, with @REVISION (a branch, tag or comm
 the newest that is meant. `python -m training.model_directory.hub NAME` prints the directory.
 """
 
+import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from training.errors import TrainingError
 from training.files import sha256
+from training.pipes import run
 
 HUB_NAME = re.compile(
     r"(?P<modelscope>modelscope:)?(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?"
@@ -55,7 +58,6 @@ def local_directory(name: str) -> Path:
 
 
 def _from_hugging_face(name: HubName) -> Path:
-    import httpx
     from huggingface_hub import snapshot_download
 
     try:
@@ -67,15 +69,14 @@ def _from_hugging_face(name: HubName) -> Path:
                 ignore_patterns=SECOND_COPIES,
             )
         )
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError) as error:  # the hub's errors and the network's are OSErrors
         remedy = "HF_ENDPOINT and, for a repository behind a licence, HF_TOKEN"
         raise _refusal(name, "the Hugging Face hub", error, remedy) from error
 
 
 def _from_modelscope(name: HubName) -> Path:
     try:
-        from modelscope_hub import HubApi
-        from modelscope_hub.errors import HubError
+        from modelscope_hub import HubApi, HubError
     except ImportError as error:
         raise TrainingError(
             f"modelscope:{name.repository} comes from ModelScope, whose client is not installed:"
@@ -129,10 +130,14 @@ def weights_sums(directory: Path) -> dict[str, str]:
     }
 
 
-def main(names: list[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the directory of each name; return 0, or 2 after printing what is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m training.model_directory.hub",
+                                     description="Download models and adapters, data files only.")  # fmt: skip
+    parser.add_argument("names", nargs="+", metavar="NAME",
+                        help="ORG/NAME or modelscope:ORG/NAME, with @REVISION if need be")  # fmt: skip
     try:
-        for name in names:
+        for name in parser.parse_args(arguments).names:
             print(local_directory(name))
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -141,4 +146,4 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(main)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+
 from training.errors import TrainingError
 
 _BLANK = "▁"  # U+2581, sentencepiece's visible space
@@ -78,8 +80,6 @@ def bpe_backend(proto: Any) -> Any:
 
     Ids equal sentencepiece's for any text without control tokens.
     """
-    from tokenizers import AddedToken, Tokenizer, models, normalizers
-
     vocab = {piece.piece: index for index, piece in enumerate(proto.pieces)}
     unknown = proto.trainer_spec.unk_piece
     tokenizer = Tokenizer(
@@ -102,8 +102,6 @@ def bpe_backend(proto: Any) -> Any:
 
 
 def _with_bos(proto: Any) -> Any:
-    from tokenizers import processors
-
     tokenizer, bos = bpe_backend(proto), proto.trainer_spec.bos_piece
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A",
@@ -126,7 +124,5 @@ def _splits(text: str) -> list[tuple[str, str]]:
 
 
 def _decoder(prefix: bool) -> Any:
-    from tokenizers import decoders
-
     steps = [decoders.Replace(_BLANK, " "), decoders.ByteFallback(), decoders.Fuse()]
     return decoders.Sequence([*steps, *([decoders.Strip(" ", 1, 0)] if prefix else [])])

@@ -5,6 +5,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken
+
 from training.errors import TrainingError
 from training.files import JsonObject, read_optional_json, read_text, write_json
 from training.model_directory.tokenizer import tokenizer_from_sentencepiece
@@ -87,8 +89,6 @@ def own_template(directory: Path) -> str | None:
 
 def _add_tokens(tokenizer: Any, directory: Path, config: JsonObject) -> None:
     """Add what the checkpoint added to sentencepiece's pieces, each at its own id."""
-    from tokenizers import AddedToken
-
     decoder = config.get("added_tokens_decoder", {})
     ids = {entry["content"]: int(number) for number, entry in decoder.items()}
     ids |= read_optional_json(directory / "added_tokens.json")

@@ -20,9 +20,7 @@ from training.errors import TrainingError
 from training.merge.composition import check_fits
 from training.merge.peft_adapter import ADAPTER_CONFIG, assemble
 from training.merge.peft_settings import check_settings
-from training.merge.prefix_files import check_takes_prefix, refuse_prefixed
 from training.model_directory.directory import read_model_directory
-from training.model_directory.model_files import check_vocabulary
 from training.train.chatglm_prefix import PrefixTunedModel
 from training.train.config import AdaLoraSettings, LoraSettings, PrefixSettings, TrainConfig
 from training.weights.safetensors_stream import StoredTensor
@@ -45,22 +43,6 @@ class ParameterCount:
             f"trainable parameters: {self.trainable:,} of a {self.backbone:,} backbone "
             f"({share:.2f} %)"
         )
-
-
-def check_base(config: TrainConfig) -> None:
-    """Look at the base on disk, at its headers alone, before anything is spent on it.
-
-    Raises TrainingError when it is quantised, contradicts itself, lacks rows for its tokenizer or
-    could not be served with the prefix that is to be trained.
-    """
-    base = read_model_directory(config.model)
-    refuse_prefixed(base)
-    if config.prefix:
-        check_takes_prefix(base)
-    if base.ends is None and base.architecture is None:
-        kind = base.config.get("model_type")
-        raise TrainingError(f"{base.path}: transformers knows no language model of type {kind!r}")
-    check_vocabulary(base.path, base.rows)
 
 
 def add_adapter(model: PreTrainedModel, config: TrainConfig, updates: int) -> TunedModel:

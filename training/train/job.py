@@ -4,7 +4,10 @@ from pathlib import Path
 
 from training.data.rows import Row, read_rows
 from training.errors import TrainingError
+from training.merge.prefix_files import check_takes_prefix, refuse_prefixed
+from training.model_directory.directory import read_model_directory
 from training.model_directory.hub import local_directory
+from training.model_directory.model_files import check_vocabulary
 from training.train.config import TrainConfig
 from training.train.record import (
     Inputs,
@@ -35,6 +38,7 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
         resume = resume or (if_started and record.exists())
         config = config.model_copy(update={"model": local_directory(str(config.model))})
         _refuse_conflicts(config, record, settings if resume else None)
+        _check_base(config)
         rows = _rows(config)
         inputs = sum_inputs(config)
         if resume:
@@ -63,6 +67,22 @@ def _refuse_conflicts(config: TrainConfig, record: Path, resumed: dict[str, obje
         raise TrainingError(
             f"{record.parent} holds an earlier run: add --resume to go on, or remove it"
         )
+
+
+def _check_base(config: TrainConfig) -> None:
+    """Look at the base on disk, at its headers alone, before anything is spent on it.
+
+    Raises TrainingError when it is quantised, contradicts itself, lacks rows for its tokenizer or
+    could not be served with the prefix that is to be trained.
+    """
+    base = read_model_directory(config.model)
+    refuse_prefixed(base)
+    if config.prefix:
+        check_takes_prefix(base)
+    if base.ends is None and base.architecture is None:
+        kind = base.config.get("model_type")
+        raise TrainingError(f"{base.path}: transformers knows no language model of type {kind!r}")
+    check_vocabulary(base.path, base.rows)
 
 
 def _check_same_run(record: Path, settings: dict[str, object]) -> None:

@@ -16,7 +16,7 @@ from training.errors import TrainingError, refuse
 from training.files import write_aside
 from training.progress import Meter
 from training.rendering import encode_sample, load_tokenizer
-from training.train.adapters import check_base, trainable, write_adapter
+from training.train.adapters import trainable, write_adapter
 from training.train.checkpoints import (
     RunProgress,
     load_weights,
@@ -48,7 +48,6 @@ def run_to_end(
     Raises TrainingError as job.train does.
     """
     record = run_directory(config) / "training.yaml"
-    check_base(config)
     settings["precision"], line = decide(config)
     _print_once(line)
     config = config.model_copy(update={"precision": settings["precision"]})

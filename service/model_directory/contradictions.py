@@ -1,0 +1,56 @@
+"""What makes vLLM read another model than the one that was trained, without a word."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PIECES = ("Llama", "CodeLlama", "Gemma", "Mistral")  # classes that build sentencepiece's way
+REMEDY = (
+    "python -m training.convert hf --input {0} --output {0}-clean writes a directory that agrees"
+)
+
+
+def refuse_contradictions(directory: Path) -> None:
+    """Raise ValueError where files of the model directory contradict each other."""
+    read_json(directory / "config.json")
+    _refuse_stale_index(directory)
+    _refuse_other_tokenizer(directory)
+
+
+def _refuse_stale_index(directory: Path) -> None:
+    listed = set(_optional(directory / INDEX).get("weight_map", {}).values())
+    if (directory / SINGLE).is_file() and listed - {SINGLE}:
+        raise ValueError(
+            f"{directory} holds {SINGLE} and, from an earlier save, an index of other files,"
+            f" which vLLM would load: remove {INDEX} and those files, or "
+            + REMEDY.format(directory)
+        )
+
+
+def _refuse_other_tokenizer(directory: Path) -> None:
+    named = str(_optional(directory / "tokenizer_config.json").get("tokenizer_class"))
+    if not named.startswith(PIECES):
+        return
+    tokenizer = _optional(directory / "tokenizer.json")
+    if '"ByteLevel"' in json.dumps([tokenizer.get("pre_tokenizer"), tokenizer.get("decoder")]):
+        raise ValueError(
+            f"{directory}: its tokenizer.json is byte-level, but tokenizer_config.json names"
+            f" {named}, which would split texts otherwise than in training: "
+            + REMEDY.format(directory)
+        )
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file. Raises ValueError where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} cannot be read as a JSON object")
+    return value
