@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,11 @@ from typing import Any
 
 from training.errors import TrainingError
 
+HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a character that JSON writes in two
+ODD_VALUES = (
+    *(ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
+    AssertionError,
+)
 BLOCK, SAMPLES = 1 << 16, 64
 JsonObject = Mapping[str, Any]
 
@@ -65,6 +71,15 @@ def write_durably(path: Path, text: str) -> None:
     sync(path.parent)
 
 
+@contextmanager
+def parsing(path: Path, what: str) -> Iterator[None]:
+    """Say that `path` is not `what` where its values are of other kinds than the block expects."""
+    try:
+        yield
+    except ODD_VALUES as error:
+        raise TrainingError(f"{path} is not {what}: {type(error).__name__}: {error}") from error
+
+
 def read_text(path: Path) -> str:
     """Return the text of the UTF-8 file `path`; raise TrainingError when it is none."""
     try:
@@ -81,12 +96,23 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises TrainingError when the file is missing, unreadable, not JSON, or not an object.
     """
     try:
-        value = json.loads(read_text(path))
+        text = read_text(path)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise TrainingError(f"{path} is not valid JSON: {error}") from error
+    if HALF.search(text) and not _is_writable(value):
+        raise TrainingError(f"{path} holds half of a character, such as \\ud800: get it again")
     if not isinstance(value, dict):
         raise TrainingError(f"{path} must hold a JSON object, not {type(value).__name__}")
     return value
+
+
+def _is_writable(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_optional_json(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from client.errors import JournalError
 
@@ -105,7 +105,7 @@ class Journal:
             entry = _unseal(line)
             if number == 1:
                 self._accept_header(entry)
-            elif entry is None:
+            elif not _is_answer(entry):
                 self.damaged += 1
             elif _is_blank(self.answers.get(entry["index"], _BLANK)):
                 self.answers[entry["index"]] = entry
@@ -165,7 +165,7 @@ def read_header(path: Path) -> Entry | None:
 
 def read_answers(path: Path) -> list[Entry]:
     """The finished rows of a journal, without a lock on it; none where there is no journal."""
-    return [entry for line in _lines(path)[1:-1] if (entry := _unseal(line))]
+    return [entry for line in _lines(path)[1:-1] if _is_answer(entry := _unseal(line))]
 
 
 def _lines(path: Path, *, first: bool = False) -> list[bytes]:
@@ -185,6 +185,14 @@ def _seal(entry: Entry) -> bytes:
     return b'{"crc32":"%08x","entry":%s}\n' % (zlib.crc32(body), body)
 
 
+def _is_answer(entry: Entry | None) -> TypeGuard[Entry]:
+    return (
+        entry is not None
+        and type(entry.get("index")) is int
+        and isinstance(entry.get("generated_text"), str)
+    )
+
+
 def _is_blank(answer: Entry) -> bool:
     return not answer["generated_text"].strip()
 
@@ -193,5 +201,8 @@ def _unseal(line: bytes) -> Entry | None:
     body = line[_LEAD:-1]
     if line + b"\n" != b'{"crc32":"%08x","entry":%s}\n' % (zlib.crc32(body), body):
         return None
-    entry: Entry = json.loads(body)
-    return entry
+    try:
+        entry = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None

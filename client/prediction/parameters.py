@@ -20,7 +20,7 @@ def read_parameters(text: str, adapter: str | None = None) -> dict[str, Any]:
     try:
         text = json.dumps(parameters, ensure_ascii=False, allow_nan=False)
         text.encode("utf-8")
-    except (ValueError, TypeError) as problem:
+    except (ValueError, TypeError, RecursionError) as problem:
         raise InputError(f"{where} cannot be sent as JSON: {problem}") from None
     sent: dict[str, Any] = json.loads(text)  # YAML has keys that are no strings: {50: -100}
     return sent | ({"adapter": adapter} if adapter else {})
@@ -29,7 +29,7 @@ def read_parameters(text: str, adapter: str | None = None) -> dict[str, Any]:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise InputError(f"--parameters is not JSON: {problem}") from None
 
 
@@ -41,6 +41,6 @@ def _file(path: Path) -> Any:
         return yaml.safe_load(path.read_bytes())
     except OSError as problem:
         raise InputError(f"--parameters {path}: {problem.strerror}; {EXPECTED}") from None
-    except yaml.YAMLError as problem:
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
         detail = " ".join(str(problem).split())
         raise InputError(f"--parameters {path} is neither JSON nor YAML: {detail}") from None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.errors import TrainingError
-from training.files import JsonObject, sha256
+from training.files import JsonObject, parsing, sha256
 from training.merge.lora import BiasShift, Pair, TokenRows
 from training.merge.peft_settings import HONOURED, rank, read_settings, scale, token_indices
 from training.model_directory.hub import public_name
@@ -56,9 +56,10 @@ def read_adapter(directory: Path) -> LoraAdapter:
     Raises TrainingError when files, fields or halves of pairs are missing, or something in the
     adapter is not supported.
     """
-    config = read_settings(directory / ADAPTER_CONFIG)
-    weights = find_file(directory, WEIGHTS)
-    return assemble(directory, weights, config, read_file(weights))
+    with parsing(directory / ADAPTER_CONFIG, "the settings of an adapter saved by peft"):
+        config = read_settings(directory / ADAPTER_CONFIG)
+        weights = find_file(directory, WEIGHTS)
+        return assemble(directory, weights, config, read_file(weights))
 
 
 def assemble(directory: Path, weights: Path, config: JsonObject, tensors: Tensors) -> LoraAdapter:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from training.errors import TrainingError
-from training.files import JsonObject, read_json, read_optional_json, sha256
+from training.files import JsonObject, parsing, read_json, read_optional_json, sha256
 from training.merge.peft_adapter import ADAPTER_CONFIG, WEIGHTS
 from training.model_directory.directory import ModelDirectory
 from training.model_directory.hub import public_name
@@ -111,7 +111,8 @@ def config_changes(base: ModelDirectory, prefix: PrefixAdapter) -> dict[str, obj
     if base.config["model_type"] == "llama":  # own name: nothing may load it without the prefix
         changes["architectures"] = ["PrefixLlamaForCausalLM"]
         changes["prefix_position_offset"] = prefix.tokens  # the text begins there, as peft trains
-    layers, heads, width = _sizes(base.config)
+    with parsing(base.path / "config.json", "the configuration of such a model"):
+        layers, heads, width = _sizes(base.config)
     if prefix.table.shape[1] != 2 * layers * heads * width:
         raise TrainingError(
             f"{prefix.weights}: a prefix [P, {prefix.table.shape[1]}] does not fit {base.path},"

@@ -132,10 +132,10 @@ def weights_sums(directory: Path) -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the directory of each name; return 0, or 2 after printing what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m training.model_directory.hub",
-                                     description="Download models and adapters, data files only.")  # fmt: skip
-    parser.add_argument("names", nargs="+", metavar="NAME",
-                        help="ORG/NAME or modelscope:ORG/NAME, with @REVISION if need be")  # fmt: skip
+    description = "Download models and adapters, data files only, and print where they are."
+    parser = argparse.ArgumentParser("python -m training.model_directory.hub", None, description)
+    names = "ORG/NAME or modelscope:ORG/NAME, with @REVISION if need be"
+    parser.add_argument("names", nargs="+", metavar="NAME", help=names)
     try:
         for name in parser.parse_args(arguments).names:
             print(local_directory(name))

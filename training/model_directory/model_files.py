@@ -1,12 +1,12 @@
 """The files of a merged model beside its weights: config, tokenizer, chat template."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
 from training.errors import TrainingError
-from training.files import JsonObject, read_json, write_json
+from training.files import JsonObject, parsing, read_json, write_json
 from training.model_directory.directory import TIES, ModelDirectory
 from training.model_directory.tokenizer import read_sentencepiece
 from training.model_directory.tokenizer_files import (
@@ -102,14 +102,20 @@ def _write_data(config: dict[str, Any], target: Path) -> list[str]:
 
 def count_rows(directory: Path) -> int:
     """Return how many embedding rows the tokenizer in `directory` needs; 0 without one."""
-    ids = {-1}
+    with parsing(directory, "a model's directory with a whole tokenizer"):
+        return max(_token_ids(directory), default=-1) + 1
+
+
+def _token_ids(directory: Path) -> Iterator[int]:
     if (directory / "tokenizer.json").exists():
-        tokenizer = read_json(directory / "tokenizer.json")
-        vocabulary = tokenizer.get("model", {}).get("vocab", [])
-        ids |= set(vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary)))
-        ids |= {token["id"] for token in tokenizer.get("added_tokens", [])}
+        with parsing(directory / "tokenizer.json", "a tokenizer of the tokenizers library"):
+            tokenizer = read_json(directory / "tokenizer.json")
+            vocabulary = tokenizer.get("model", {}).get("vocab", [])
+            listed = isinstance(vocabulary, dict)
+            yield from map(int, vocabulary.values() if listed else range(len(vocabulary)))
+            yield from (int(token["id"]) for token in tokenizer.get("added_tokens", []))
     elif (directory / "tokenizer.model").exists():
-        ids.add(len(read_sentencepiece(directory / "tokenizer.model").pieces) - 1)
+        yield len(read_sentencepiece(directory / "tokenizer.model").pieces) - 1
         if (directory / "added_tokens.json").exists():
-            ids |= set(read_json(directory / "added_tokens.json").values())
-    return max(ids) + 1
+            with parsing(directory / "added_tokens.json", "a list of tokens and their ids"):
+                yield from map(int, read_json(directory / "added_tokens.json").values())

@@ -96,8 +96,8 @@ def _log(run: Run, update: int, losses: list[torch.Tensor], seconds: float) -> N
     mean = run.processes.sum(torch.stack(losses).mean()) / run.processes.world
     if not math.isfinite(mean):
         raise TrainingError(
-            f"the loss is {mean} at update {update}: lower optim.lr or use another precision; "
-            f"{run.folder} has the checkpoints before"
+            f"the loss is {mean} at update {update}: lower optim.lr or use another precision, or "
+            f"look whether {run.config.model} is whole; {run.folder} has the checkpoints before"
         )
     values = {
         "loss": mean,

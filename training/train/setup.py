@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.amp import GradScaler
@@ -133,9 +134,7 @@ def load_base(config: TrainConfig) -> PreTrainedModel:
 
     Raises TrainingError when the files lack weights of the model's class.
     """
-    base, report = AutoModelForCausalLM.from_pretrained(
-        str(config.model), dtype=_dtype(config), trust_remote_code=False, output_loading_info=True
-    )
+    base, report = _from_pretrained(config)
     if missing := sorted(report["missing_keys"]):
         raise TrainingError(
             f"{config.model} lacks weights of {type(base).__name__}, which would begin at random:"
@@ -147,6 +146,24 @@ def load_base(config: TrainConfig) -> PreTrainedModel:
     if config.gradient_checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
     return base
+
+
+def _from_pretrained(config: TrainConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
+    try:
+        base, report = AutoModelForCausalLM.from_pretrained(
+            str(config.model),
+            dtype=_dtype(config),
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # each class checks its own settings in its own way
+        raise TrainingError(
+            f"{config.model}: transformers cannot load it: its files do not fit together"
+            f" ({type(error).__name__}: {error})"
+        ) from error
+    return base, report
 
 
 def _dtype(config: TrainConfig) -> torch.dtype:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
 from training.errors import TrainingError
+from training.files import ODD_VALUES
 from training.weights.safetensors_stream import StoredTensor, Tensors
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ def _load(path: Path) -> "dict[str, torch.Tensor]":
         raise TrainingError(
             f"{path} holds more than tensors, which loading could execute: refused"
         ) from error
-    except (RuntimeError, EOFError) as error:
-        raise TrainingError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, EOFError, *ODD_VALUES) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise TrainingError(f"{path} is damaged: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise TrainingError(f"{path} is not a state dict: expected tensors by name")
     return state

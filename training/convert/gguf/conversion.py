@@ -9,14 +9,14 @@ from typing import Any
 
 from training.convert.output import ConversionReport
 from training.errors import TrainingError
-from training.files import read_json, sha256, write_aside, write_json
+from training.files import ODD_VALUES, read_json, sha256, write_aside, write_json
 from training.model_directory.provenance import write_provenance
 from training.model_directory.templates import read_template
 from training.model_directory.tokenizer_files import finish_tokenizer
 from training.weights.directory import read_model
 
 # what transformers' and gguf's readers raise for a file that is cut short or of an unknown kind
-UNREADABLE = (ImportError, OSError, ValueError, LookupError, RuntimeError, struct.error)
+UNREADABLE = (ImportError, OSError, RuntimeError, struct.error, *ODD_VALUES)
 
 
 def convert_gguf(

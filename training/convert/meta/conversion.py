@@ -8,7 +8,7 @@ from training.convert.meta.pieces import Pieces
 from training.convert.meta.release import assemble, read_release
 from training.convert.output import ConversionReport, summarise, write_converted
 from training.errors import TrainingError
-from training.files import write_aside, write_json
+from training.files import parsing, write_aside, write_json
 from training.model_directory.provenance import write_provenance
 from training.model_directory.templates import read_template
 from training.model_directory.tokenizer import tokenizer_from_sentencepiece
@@ -30,7 +30,8 @@ def convert_llama(
     what the release was trained on; `max_shard_size` is in bytes.
     Raises TrainingError for files missing, damaged or not of one model; no output then.
     """
-    params = read_params(release / "params.json")
+    with parsing(release / "params.json", "that of a LLaMA 1 or 2"):
+        params = read_params(release / "params.json")
     files = read_release(release)
     pieces = {piece.name: piece for piece in assemble(files, params)}
     context = context or params.context
@@ -47,7 +48,8 @@ def convert_llama(
 
 
 def _tokenizer(path: Path, context: int, template: str, pieces: dict[str, Pieces]) -> Any:
-    tokenizer = tokenizer_from_sentencepiece(path, context)
+    with parsing(path, "a sentencepiece model of LLaMA's kind"):
+        tokenizer = tokenizer_from_sentencepiece(path, context)
     rows = pieces["model.embed_tokens.weight"].planned().shape[0]
     if len(tokenizer) != rows:
         raise TrainingError(
