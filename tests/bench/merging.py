@@ -5,6 +5,7 @@ Run: python -m tests.bench.merging   (needs 13 GB in build/bench and 5 minutes; 
 A 1.26B fp16 LLaMA is merged with a rank 8 adapter on its seven projections by training.merge and
 by load + merge_and_unload + save_pretrained, each in a process of its own, in turns with cp -r;
 the best of each counts. Then training.merge alone at 0.3B and 2.5B. Exits 1 over a limit.
+With --7b (41 GB, 5 minutes): two adapters into LLaMA-7B's 13.5 GB, in turns with cp -r.
 """
 
 import argparse
@@ -16,9 +17,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from tests.bench.merging_inputs import LAYERS, write
+from tests.bench.merging_inputs import SIZES, write
 
 ROOT = Path("build/bench/merging")
 ROUNDS = 3
@@ -77,19 +79,32 @@ def _against_others() -> list[Limit]:
     ]
 
 
+def measure_7b() -> int:
+    """Merge two adapters into a LLaMA-7B, three times in turns with cp -r; return 0."""
+    with _inputs("7B", adapters=2) as root:
+        pairs = []
+        for _ in range(ROUNDS):
+            copy = _measure("cp -r", root / "copy", "cp", "-r", str(root / "base"))
+            pairs.append((copy, _ours(root)))
+    times = sorted(ours.seconds / copy.seconds for copy, ours in pairs)
+    print(f"time / cp -r: {', '.join(f'{each:.2f}' for each in times)}")
+    return 0
+
+
 def _ours_alone(size: str) -> Run:
     with _inputs(size) as root:
         return _ours(root)
 
 
 @contextmanager
-def _inputs(size: str) -> Iterator[Path]:
+def _inputs(size: str, adapters: int = 1) -> Iterator[Path]:
     root = ROOT / size
     shutil.rmtree(root, ignore_errors=True)
     print(f"{size}, fp16", flush=True)
     try:
         # a process of its own: a child's peak counts what its parent held when it was started
-        subprocess.run([sys.executable, "-m", __spec__.name, "--write", root, size], check=True)
+        command = [sys.executable, "-m", __spec__.name, "--write", str(root), size, str(adapters)]
+        subprocess.run(command, check=True)
         yield root
     finally:
         shutil.rmtree(root, ignore_errors=True)
@@ -97,8 +112,9 @@ def _inputs(size: str) -> Iterator[Path]:
 
 def _ours(root: Path) -> Run:
     arguments = ("-m", "training.merge", "--base", str(root / "base"))
-    adapter = ("--adapter", str(root / "adapter"), "--output")
-    return _measure("training.merge", root / "ours", sys.executable, *arguments, *adapter)
+    adapters = (("--adapter", str(path)) for path in sorted(root.glob("adapter-*")))
+    words = (*arguments, *chain(*adapters), "--output")
+    return _measure("training.merge", root / "ours", sys.executable, *words)
 
 
 def _peft(root: Path) -> Run:
@@ -129,18 +145,19 @@ def merge_with_peft(root: Path, output: Path) -> None:
 
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(root / "base", dtype="auto")
-    merged = PeftModel.from_pretrained(model, root / "adapter").merge_and_unload()
+    merged = PeftModel.from_pretrained(model, root / "adapter-0").merge_and_unload()
     merged.save_pretrained(output)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--write", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--peft", nargs=2, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--7b", action="store_true", dest="seven", help="LLaMA-7B's sizes alone")
     args = parser.parse_args()
     if args.write:
-        write(Path(args.write[0]), LAYERS[args.write[1]])
+        write(Path(args.write[0]), SIZES[args.write[1]], int(args.write[2]))
     elif args.peft:
         merge_with_peft(*args.peft)
     else:
-        sys.exit(main())
+        sys.exit(measure_7b() if args.seven else main())

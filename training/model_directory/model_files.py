@@ -8,6 +8,7 @@ from typing import Any
 from training.errors import TrainingError
 from training.files import JsonObject, parsing, read_json, write_json
 from training.model_directory.directory import TIES, ModelDirectory
+from training.model_directory.token_ids import correct_ids
 from training.model_directory.tokenizer import read_sentencepiece
 from training.model_directory.tokenizer_files import (
     TOKENIZER_CONFIG,
@@ -55,7 +56,7 @@ def copy_model_files(
         notes += [f"the chat template is the base's: {source.name} has none"] if chat else []
     if has_tokenizer(output):
         context = base.config.get("max_position_embeddings")
-        return notes + finish_tokenizer(output, chat, context)
+        return notes + finish_tokenizer(output, chat, context) + correct_ids(output, rows)
     return [*notes, f"{source} has no tokenizer: serving needs tokenizer.json in the model"]
 
 

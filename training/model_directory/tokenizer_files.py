@@ -54,7 +54,7 @@ def _make_json(directory: Path, context: int | None) -> None:
     length = min(int(config.get("model_max_length") or UNLIMITED), context or UNLIMITED)
     tokenizer = tokenizer_from_sentencepiece(directory / "tokenizer.model", length)
     _add_tokens(tokenizer, directory, config)
-    for role, token in _roles(directory, config):
+    for role, token in read_roles(directory, config):
         if token not in tokenizer.get_vocab():
             raise TrainingError(
                 f"{role} is {token!r}, which tokenizer.model lacks and added_tokens.json does not"
@@ -107,11 +107,11 @@ def _add_tokens(tokenizer: Any, directory: Path, config: JsonObject) -> None:
 
 def _special_tokens(directory: Path, config: JsonObject) -> set[str]:
     added = config.get("added_tokens_decoder", {}).values()
-    roles = {token for _, token in _roles(directory, config)}
+    roles = {token for _, token in read_roles(directory, config)}
     return roles | {entry["content"] for entry in added if entry.get("special")}
 
 
-def _roles(directory: Path, config: JsonObject) -> Iterator[tuple[str, str]]:
+def read_roles(directory: Path, config: JsonObject) -> Iterator[tuple[str, str]]:
     """Which token is BOS, EOS and so on, where the checkpoint says so; some leave them empty."""
     settings = {**read_optional_json(directory / "special_tokens_map.json"), **config}
     for role in TOKEN_ROLES:

@@ -13,8 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.models import edit_json, tiny_llama, weights
 from training.convert.__main__ import main
 from training.convert.directory import convert_directory
+from training.data.rows import Row
 from training.demo.base import train_sentencepiece
 from training.errors import TrainingError
+from training.rendering import encode_sample, load_tokenizer
 
 Tensors = dict[str, torch.Tensor]
 TEXTS = ["hello world 12345", "感冒了怎么办？多喝水。", "  two  blanks\n\ttab", "naïve 🙂"]
@@ -199,3 +201,54 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "example" in done.stdout
     assert "python -m training.convert" in done.stdout
+
+
+def test_a_conversion_in_decapoda_s_way_ends_its_sentences(spm: Path, tmp_path: Path) -> None:
+    """Its config.json counts from 0 and pads with -1, its tokenizer has no name for any token."""
+    base = tiny_llama(tmp_path / "base", vocab_size=4140)
+    shutil.copy(spm, base / "tokenizer.model")
+    unnamed = {"bos_token": "", "eos_token": "", "unk_token": "", "model_max_length": 10**30}
+    (base / "tokenizer_config.json").write_text(
+        json.dumps(unnamed | {"tokenizer_class": "LLaMATokenizer"})
+    )
+    (base / "special_tokens_map.json").write_text("{}")
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": -1}
+    edit_json(base / "config.json", **ids)
+    (base / "generation_config.json").write_text(json.dumps({"_from_model_config": True, **ids}))
+    report = convert_directory(base, tmp_path / "out", template="llama")
+    for name in ("config.json", "generation_config.json"):
+        config = json.loads((tmp_path / "out" / name).read_text())
+        found = [config.get(key) for key in ids]
+        assert found == [1, 2, None]
+        assert any(f"in {name} did not fit the tokenizer" in note for note in report.notes)
+    tokenizer = load_tokenizer(tmp_path / "out", None)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
+    row = Row("问", "答", "here")
+    assert encode_sample(tokenizer, row, 64).answer_ids[-1] == 2
+    assert encode_sample(tokenizer, row, 64).prompt_ids[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"eos_token_id": 2}, {"eos_token_id": 2}),
+        ({"eos_token_id": [5, 2]}, {"eos_token_id": [5, 2]}),
+        ({"eos_token_id": 7}, {"eos_token_id": [2, 7]}),
+        ({"eos_token_id": [7, 10**6]}, {"eos_token_id": [2, 7]}),
+        ({"eos_token_id": 10**6, "pad_token_id": 10**6}, {"eos_token_id": 2, "pad_token_id": None}),
+        ({"eos_token_id": None, "pad_token_id": 3}, {"eos_token_id": None, "pad_token_id": 3}),
+        ({"bos_token_id": 9, "eos_token_id": 1}, {"bos_token_id": 1, "eos_token_id": 2}),
+    ],
+)
+def test_ids_follow_the_tokenizer_and_further_ends_stay(
+    spm: Path, tmp_path: Path, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    base = tiny_llama(tmp_path / "base", vocab_size=4140)
+    shutil.copy(spm, base / "tokenizer.model")
+    config = json.loads((base / "config.json").read_text())
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        config.pop(key, None)
+    (base / "config.json").write_text(json.dumps(config | before))
+    convert_directory(base, tmp_path / "out", template="llama")
+    written = json.loads((tmp_path / "out/config.json").read_text())
+    assert {key: written[key] for key in after} == after
