@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -31,6 +32,11 @@ class Pair:
     transposed: bool = False
     e: StoredTensor | None = None
     magnitude: StoredTensor | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file that it is in."""
+        return self.a.path
 
     def laid_out(self, *, transposed: bool) -> Self:
         """Return the pair for a weight that is [in, out], or not."""
@@ -99,6 +105,11 @@ class BiasShift:
 
     b: StoredTensor
     scale: float
+
+    @property
+    def path(self) -> Path:
+        """The file that it is in."""
+        return self.b.path
 
     def laid_out(self, *, transposed: bool) -> Self:
         """Return itself: a bias is [out] in every module."""

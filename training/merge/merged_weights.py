@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 
+from training.errors import TrainingError
 from training.merge.composition import Part
 from training.merge.lora import total_change
 from training.weights.pipeline import done_ahead
@@ -84,7 +85,11 @@ def _merging(target: StoredTensor, part: Part) -> Iterator[Callable[[], Chunk]]:
 
     def merged(first: int) -> Chunk:
         some = range(first, min(first + step, rows))
-        return Chunk(target.name, *merge_chunk(part.source, target.dtype, change, some))
+        try:
+            return Chunk(target.name, *merge_chunk(part.source, target.dtype, change, some))
+        except TrainingError as error:
+            adapters = ", ".join(sorted({str(pair.path) for pair in part.pairs}))
+            raise TrainingError(f"{error} (its change is that of {adapters})") from error
 
     return (partial(merged, first) for first in range(0, rows, step))
 

@@ -56,7 +56,9 @@ def copy_model_files(
         notes += [f"the chat template is the base's: {source.name} has none"] if chat else []
     if has_tokenizer(output):
         context = base.config.get("max_position_embeddings")
-        return notes + finish_tokenizer(output, chat, context) + correct_ids(output, rows)
+        with parsing(source, "a directory whose tokenizer files fit together"):
+            notes += finish_tokenizer(output, chat, context)
+        return notes + correct_ids(output, rows)
     return [*notes, f"{source} has no tokenizer: serving needs tokenizer.json in the model"]
 
 

@@ -1,5 +1,6 @@
 """Which ids config.json and generation_config.json call BOS, EOS and padding, by the tokenizer."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,25 @@ def correct_ids(directory: Path, rows: int | None) -> list[str]:
 
 
 def _corrected(config: dict[str, Any], tokens: dict[str, int], rows: int | None) -> dict[str, Any]:
+    limit = sys.maxsize if rows is None else rows
     changed = dict(config)
-    limit = float("inf") if rows is None else rows
-    bos, eos = tokens.get("bos_token"), tokens.get("eos_token")
     for key in ("bos_token_id", "pad_token_id"):
-        if key in config and config[key] is not None and not 0 <= config[key] < limit:
+        if config.get(key) is not None and not 0 <= config[key] < limit:
             changed[key] = None
-    if bos is not None and config.get("bos_token_id") is not None:
-        changed["bos_token_id"] = bos
-    ends = config.get("eos_token_id")
-    listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    if eos is not None and listed and eos not in listed:
-        ends = [eos, *(end for end in listed if 0 <= end < limit and end != bos)]
-        changed["eos_token_id"] = ends if len(ends) > 1 else eos
+    if "bos_token" in tokens and config.get("bos_token_id") is not None:
+        changed["bos_token_id"] = tokens["bos_token"]
+    if "eos_token" in tokens and config.get("eos_token_id") is not None:
+        changed["eos_token_id"] = _ends(config["eos_token_id"], tokens, limit)
     return changed
+
+
+def _ends(ends: int | list[int], tokens: dict[str, int], limit: int) -> int | list[int]:
+    """Where decoding stops: as before if the tokenizer's EOS is there, else at it as well."""
+    listed, eos = ends if isinstance(ends, list) else [ends], tokens["eos_token"]
+    if eos in listed:
+        return ends
+    others = [end for end in listed if 0 <= end < limit and end != tokens.get("bos_token")]
+    return [eos, *others] if others else eos
 
 
 def _token_ids(directory: Path) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from training.errors import TrainingError
-from training.files import JsonObject, parsing, read_optional_json, read_text, write_json
+from training.files import JsonObject, read_optional_json, read_text, write_json
 from training.model_directory.tokenizer import tokenizer_from_sentencepiece
 
 TEMPLATE = "chat_template.jinja"
@@ -28,8 +28,7 @@ def finish_tokenizer(directory: Path, chat: str | None, context: int | None) -> 
     """
     notes = []
     if not (directory / "tokenizer.json").exists() and (directory / "tokenizer.model").exists():
-        with parsing(directory / TOKENIZER_CONFIG, "in order (or what lies beside it)"):
-            _make_json(directory, context)
+        _make_json(directory, context)
         notes.append("tokenizer.json was made from tokenizer.model")
     return notes + _set_template(directory, chat)
 
