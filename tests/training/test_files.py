@@ -45,7 +45,7 @@ def test_leftovers_of_a_killed_run_are_no_obstacle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"{", "not valid JSON"), (b"\xff", "not valid JSON"), (b"[]", "object")]
+    ("content", "words"), [(b"{", "not valid JSON"), (b"\xff", "not UTF-8"), (b"[]", "object")]
 )
 def test_json_that_is_no_object_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "x.json").write_bytes(content)
