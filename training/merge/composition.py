@@ -159,14 +159,15 @@ def _add_pairs(adapter: LoraAdapter, parts: dict[str, Part]) -> bool:
 def _check_rows(
     adapter: LoraAdapter, name: str, tokens: TokenRows, parts: Mapping[str, Part]
 ) -> None:
-    if name not in parts:
-        raise TrainingError(
-            f"{tokens.rows.path}: {tokens.rows.name} matches nothing in the base: is this the"
-            " adapter's base?"
-        )
+    _expect(name, parts, f"{tokens.rows.path}: {tokens.rows.name}")
     tokens.check_fits(name, parts[name].source)
     if parts[name].pairs or name in adapter.pairs:
         raise TrainingError(_mixed(adapter, name))
+
+
+def _expect(name: str, parts: Mapping[str, Part], what: str) -> None:
+    if name not in parts:
+        raise TrainingError(f"{what} matches nothing in the base: is this the adapter's base?")
 
 
 def _mixed(adapter: LoraAdapter, name: str) -> str:
@@ -179,21 +180,14 @@ def _mixed(adapter: LoraAdapter, name: str) -> str:
 def _check_pair(
     adapter: LoraAdapter, name: str, pair: Pair | BiasShift, parts: Mapping[str, Part]
 ) -> None:
-    if name not in parts:
-        raise TrainingError(
-            f"{adapter.path}: the pair for {name} matches nothing in the base: is this the"
-            " adapter's base?"
-        )
+    _expect(name, parts, f"{adapter.path}: the pair for {name}")
     pair.check_fits(name, parts[name].source)
     if parts[name].rows:
         raise TrainingError(_mixed(adapter, name))
 
 
 def _check_whole(name: str, tensor: StoredTensor, parts: Mapping[str, Part]) -> None:
-    if name not in parts:
-        raise TrainingError(
-            f"{tensor.path}: {tensor.name} matches nothing in the base: is this the adapter's base?"
-        )
+    _expect(name, parts, f"{tensor.path}: {tensor.name}")
     there = parts[name].source
     if not {tensor.dtype, there.dtype} <= FLOAT_SIZES.keys():
         raise TrainingError(

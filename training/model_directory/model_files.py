@@ -1,15 +1,13 @@
 """The files of a merged model beside its weights: config, tokenizer, chat template."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-from training.errors import TrainingError
 from training.files import JsonObject, parsing, read_json, write_json
 from training.model_directory.directory import TIES, ModelDirectory
-from training.model_directory.token_ids import correct_ids
-from training.model_directory.tokenizer import read_sentencepiece
+from training.model_directory.token_ids import check_vocabulary, correct_ids
 from training.model_directory.tokenizer_files import (
     TOKENIZER_CONFIG,
     finish_tokenizer,
@@ -62,17 +60,6 @@ def copy_model_files(
     return [*notes, f"{source} has no tokenizer: serving needs tokenizer.json in the model"]
 
 
-def check_vocabulary(source: Path, rows: int | None) -> None:
-    """Raise TrainingError when the tokenizer in `source` has ids beyond the embeddings' `rows`."""
-    if rows is not None and (needed := count_rows(source)) > rows:
-        raise TrainingError(
-            f"the tokenizer in {source} needs {needed} embedding rows, the model has {rows}: add"
-            " the adapter that holds the grown embeddings, or use the tokenizer that belongs to"
-            " the model (tokens that were added to it, such as [PAD], have no rows until the"
-            " embeddings are resized)"
-        )
-
-
 def _changed(config: JsonObject, changes: JsonObject) -> dict[str, Any]:
     """The config with `changes`; one that nests its language model's settings has them there."""
     changes = dict(changes)
@@ -101,24 +88,3 @@ def _write_data(config: dict[str, Any], target: Path) -> list[str]:
     dropped = config.pop("auto_map", None)
     write_json(target, config)
     return [f"auto_map was dropped from {target.name}: no code is copied"] if dropped else []
-
-
-def count_rows(directory: Path) -> int:
-    """Return how many embedding rows the tokenizer in `directory` needs; 0 without one."""
-    with parsing(directory, "a model's directory with a whole tokenizer"):
-        return max(_token_ids(directory), default=-1) + 1
-
-
-def _token_ids(directory: Path) -> Iterator[int]:
-    if (directory / "tokenizer.json").exists():
-        with parsing(directory / "tokenizer.json", "a tokenizer of the tokenizers library"):
-            tokenizer = read_json(directory / "tokenizer.json")
-            vocabulary = tokenizer.get("model", {}).get("vocab", [])
-            listed = isinstance(vocabulary, dict)
-            yield from map(int, vocabulary.values() if listed else range(len(vocabulary)))
-            yield from (int(token["id"]) for token in tokenizer.get("added_tokens", []))
-    elif (directory / "tokenizer.model").exists():
-        yield len(read_sentencepiece(directory / "tokenizer.model").pieces) - 1
-        if (directory / "added_tokens.json").exists():
-            with parsing(directory / "added_tokens.json", "a list of tokens and their ids"):
-                yield from map(int, read_json(directory / "added_tokens.json").values())

@@ -1,11 +1,14 @@
-"""Which ids config.json and generation_config.json call BOS, EOS and padding, by the tokenizer."""
+"""The ids of a tokenizer's tokens: how many rows they need, and which ones the configs name."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from training.errors import TrainingError
 from training.files import parsing, read_json, read_optional_json, write_json
-from training.model_directory.tokenizer_files import TOKENIZER_CONFIG, read_roles
+from training.model_directory.tokenizer import read_sentencepiece
+from training.model_directory.tokenizer_files import TOKENIZER_CONFIG, own_template, read_roles
 
 CONFIGS = ("config.json", "generation_config.json")
 
@@ -18,7 +21,9 @@ def correct_ids(directory: Path, rows: int | None) -> list[str]:
     embeddings go. The first conversions of LLaMA, such as decapoda-research's, have all of them
     wrong.
     """
-    tokens = _token_ids(directory)
+    ids = read_token_ids(directory)
+    with parsing(directory / TOKENIZER_CONFIG, "the settings of a tokenizer"):
+        tokens = {role: ids[token] for role, token in _roles(directory) if token in ids}
     notes = []
     for name in CONFIGS:
         before = read_optional_json(directory / name)
@@ -53,15 +58,60 @@ def _ends(ends: int | list[int], tokens: dict[str, int], limit: int) -> int | li
     return [eos, *others] if others else eos
 
 
-def _token_ids(directory: Path) -> dict[str, int]:
-    """The id of each special token by its role, as far as tokenizer.json knows it."""
-    if not (directory / "tokenizer.json").exists():
-        return {}
-    with parsing(directory / "tokenizer.json", "a tokenizer of the tokenizers library"):
-        tokenizer = read_json(directory / "tokenizer.json")
+def check_vocabulary(source: Path, rows: int | None) -> None:
+    """Raise TrainingError when the tokenizer in `source` has ids beyond the embeddings' `rows`."""
+    if rows is not None and (needed := count_rows(source)) > rows:
+        raise TrainingError(
+            f"the tokenizer in {source} needs {needed} embedding rows, the model has {rows}: add"
+            " the adapter that holds the grown embeddings, or use the tokenizer that belongs to"
+            " the model (tokens that were added to it, such as [PAD], have no rows until the"
+            " embeddings are resized)"
+        )
+
+
+def count_rows(directory: Path) -> int:
+    """Return how many embedding rows the tokenizer in `directory` needs; 0 without one.
+
+    Control tokens that have no role and are not in the chat template do not count: no text leads
+    to them. Gemma 3's tokenizer has one for images, whose row its text-only models lack.
+    """
+    with parsing(directory, "a directory whose tokenizer files fit together"):
+        template = own_template(directory) or ""
+        roles = {token for _, token in _roles(directory)}
+        met = {token for token in _control_tokens(directory) if token in template} | roles
+        unmet = {*_control_tokens(directory)} - met
+        ids = read_token_ids(directory)
+        return max((ids[token] for token in ids.keys() - unmet), default=-1) + 1
+
+
+def read_token_ids(directory: Path) -> dict[str, int]:
+    """Return the ids of a tokenizer's tokens by their text, of a list of pieces by their place.
+
+    Raises TrainingError for files that are no tokenizer; empty when there are none.
+    """
+    if (directory / "tokenizer.json").exists():
+        return _ids_in_json(directory / "tokenizer.json")
+    if (directory / "tokenizer.model").exists():
+        pieces = read_sentencepiece(directory / "tokenizer.model").pieces
+        added = read_optional_json(directory / "added_tokens.json")
+        return {**{piece.piece: number for number, piece in enumerate(pieces)}, **added}
+    return {}
+
+
+def _ids_in_json(path: Path) -> dict[str, int]:
+    with parsing(path, "a tokenizer of the tokenizers library"):
+        tokenizer = read_json(path)
         vocabulary = tokenizer.get("model", {}).get("vocab", {})
-        ids = dict(vocabulary) if isinstance(vocabulary, dict) else {}
-        ids |= {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
-    with parsing(directory / TOKENIZER_CONFIG, "the settings of a tokenizer"):
-        roles = read_roles(directory, read_optional_json(directory / TOKENIZER_CONFIG))
-        return {role: ids[token] for role, token in roles if token in ids}
+        if not isinstance(vocabulary, dict):
+            vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}
+        added = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
+        return {token: int(number) for token, number in (vocabulary | added).items()}
+
+
+def _control_tokens(directory: Path) -> list[str]:
+    tokenizer = read_optional_json(directory / "tokenizer.json")
+    return [each["content"] for each in tokenizer.get("added_tokens", []) if each.get("special")]
+
+
+def _roles(directory: Path) -> Iterator[tuple[str, str]]:
+    return read_roles(directory, read_optional_json(directory / TOKENIZER_CONFIG))

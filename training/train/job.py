@@ -7,13 +7,14 @@ from training.errors import TrainingError
 from training.merge.prefix_files import check_takes_prefix, refuse_prefixed
 from training.model_directory.directory import read_model_directory
 from training.model_directory.hub import local_directory
-from training.model_directory.model_files import check_vocabulary
+from training.model_directory.token_ids import check_vocabulary
 from training.train.config import TrainConfig
 from training.train.record import (
     Inputs,
     changed_inputs,
     changes,
     find_checkpoints,
+    moved_inputs,
     recorded_precision,
     run_directory,
     sum_data,
@@ -37,12 +38,12 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
     if not (if_started and _is_finished(config, settings)):
         resume = resume or (if_started and record.exists())
         config = config.model_copy(update={"model": local_directory(str(config.model))})
-        _refuse_conflicts(config, record, settings if resume else None)
+        _refuse_conflicts(config, record, resume=resume)
         _check_base(config)
         rows = _rows(config)
         inputs = sum_inputs(config)
         if resume:
-            _refuse_other_inputs(record, changed_inputs(record, inputs))
+            _check_same_run(record, settings, inputs)
     from training.train import session  # late: torch takes seconds, what is wrong so far none
 
     if rows is None:
@@ -52,18 +53,15 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
     return config.output
 
 
-def _refuse_conflicts(config: TrainConfig, record: Path, resumed: dict[str, object] | None) -> None:
-    """Two runs are never mixed, and a finished adapter is never written over.
-
-    `resumed` holds the settings of a run that is to go on.
-    """
+def _refuse_conflicts(config: TrainConfig, record: Path, *, resume: bool) -> None:
+    """Two runs are never mixed, and a finished adapter is never written over."""
     if config.output.exists():
         raise TrainingError(f"{config.output} exists already: choose another output or remove it")
     if not (config.model / "config.json").is_file():
         raise TrainingError(f"{config.model}: no config.json in it; model= names a model directory")
-    if resumed is not None:
-        _check_same_run(record, resumed)
-    elif record.exists() or find_checkpoints(record.parent):
+    if resume and not record.is_file():
+        raise TrainingError(f"{record.parent}: nothing to resume; run once without --resume")
+    if not resume and (record.exists() or find_checkpoints(record.parent)):
         raise TrainingError(
             f"{record.parent} holds an earlier run: add --resume to go on, or remove it"
         )
@@ -85,22 +83,22 @@ def _check_base(config: TrainConfig) -> None:
     check_vocabulary(base.path, base.rows)
 
 
-def _check_same_run(record: Path, settings: dict[str, object]) -> None:
-    if not record.is_file():
-        raise TrainingError(f"{record.parent}: nothing to resume; run once without --resume")
-    changed = changes(record, settings)
+def _check_same_run(record: Path, settings: dict[str, object], inputs: Inputs) -> None:
+    """The settings and the contents of files are those of the beginning; the files may have moved.
+
+    A name on a hub may mean other files by now: name@revision, with the revision of the beginning,
+    means the same.
+    """
+    if other := changed_inputs(record, inputs):
+        raise TrainingError(
+            f"cannot resume {record.parent}: the contents of {', '.join(other)} changed since it"
+            " started; put the old files back or choose another output"
+        )
+    changed = sorted({*changes(record, settings)} - moved_inputs(record, inputs))
     if changed:
         raise TrainingError(
             f"cannot resume {record.parent}: {', '.join(changed)} changed since it started; "
             "put the old values back or choose another output"
-        )
-
-
-def _refuse_other_inputs(record: Path, changed: list[str]) -> None:
-    if changed:
-        raise TrainingError(
-            f"cannot resume {record.parent}: the contents of {', '.join(changed)} changed since it"
-            " started; put the old files back or choose another output"
         )
 
 

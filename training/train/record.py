@@ -24,7 +24,8 @@ RESUMABLE_CHANGES = {
 }
 CHECKPOINT = re.compile(r"checkpoint-([0-9]+)")
 INPUTS = "inputs.json"
-OF_THE_MODEL = (".json", ".safetensors", ".bin", ".jinja", ".model")
+OF_THE_MODEL = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+WEIGHTS = (".safetensors", ".bin")
 Inputs: TypeAlias = Mapping[str, str]
 """Sums by what they are of: data.train, data.eval, template, model."""
 PRECISIONS = ("fp32", "bf16", "fp16")  # in a record; `auto` has been decided by then
@@ -84,8 +85,9 @@ def sum_inputs(config: TrainConfig) -> Inputs:
     sums = sum_data(config)
     if config.template:
         sums["template"] = hashlib.sha256(read_template(config.template).encode()).hexdigest()
-    files = (path for path in sorted(config.model.iterdir()) if path.suffix in OF_THE_MODEL)
-    base = [f"{path.name} {fingerprint(path)}" for path in files]
+    files = sorted(config.model.iterdir())
+    used = [path for path in files if path.name in OF_THE_MODEL or path.suffix in WEIGHTS]
+    base = [f"{path.name} {fingerprint(path)}" for path in used]
     sums["model"] = hashlib.sha256("\n".join(base).encode()).hexdigest()
     return sums
 
@@ -97,6 +99,12 @@ def changed_inputs(record: Path, inputs: Inputs) -> list[str]:
     """
     before = read_optional_json(record.with_name(INPUTS))
     return sorted(key for key in before.keys() & inputs.keys() if before[key] != inputs[key])
+
+
+def moved_inputs(record: Path, inputs: Inputs) -> set[str]:
+    """Return the settings whose files may lie elsewhere now, since their contents are the same."""
+    before = read_optional_json(record.with_name(INPUTS))
+    return {key for key in before.keys() & inputs.keys() if before[key] == inputs[key]}
 
 
 def _read(record: Path) -> dict[str, object]:

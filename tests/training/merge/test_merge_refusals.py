@@ -128,9 +128,40 @@ def test_base_of_integers_is_refused(base: Path, adapter: Path, tmp_path: Path) 
 
 
 def test_grown_vocabulary_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
-    grown = {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 64}]}
+    grown = {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 64, "content": "b"}]}
     (adapter / "tokenizer.json").write_text(json.dumps(grown))
     assert "needs 65 embedding rows, the model has 64" in refused(tmp_path, adapter)
+
+
+@pytest.mark.parametrize(
+    ("special", "role", "template", "fits"),
+    [
+        (True, None, "", True),  # as Gemma 3's token for images, in its text-only models
+        (False, None, "", False),
+        (True, "pad_token", "", False),
+        (True, "eos_token", "", False),
+        (True, None, "{{ '<image>' }}", False),
+    ],
+)
+def test_a_control_token_that_nothing_leads_to_needs_no_row(
+    base: Path,
+    adapter: Path,
+    tmp_path: Path,
+    special: bool,
+    role: str | None,
+    template: str,
+    fits: bool,
+) -> None:
+    added = [{"id": 64, "content": "<image>", "special": special}]
+    tokenizer = {"model": {"vocab": {"a": 0, "<image>": 64}}, "added_tokens": added}
+    (adapter / "tokenizer.json").write_text(json.dumps(tokenizer))
+    roles = {role: "<image>"} if role else {}
+    settings = {"chat_template": template, **roles} if template else roles
+    (adapter / "tokenizer_config.json").write_text(json.dumps(settings))
+    if fits:
+        assert merge(base, [adapter], tmp_path / "out").changed
+    else:
+        assert "needs 65 embedding rows" in refused(tmp_path, adapter)
 
 
 @pytest.mark.parametrize(

@@ -190,11 +190,28 @@ def test_other_contents_under_the_same_names_are_no_continuation(
     shutil.rmtree(tmp_path / "adapter")
     path = changed(tmp_path)
     content = path.read_bytes()
-    path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    other = content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+    path.write_bytes(content + b" " if path.suffix == ".json" else other)
     with pytest.raises(TrainingError, match=f"the contents of {named} changed since it started"):
         train(config, resume=True)
     path.write_bytes(content)
     train(config, resume=True)
+
+
+def test_files_that_moved_unchanged_are_a_continuation(tmp_path: Path, base_model: Path) -> None:
+    """As a base of a hub does, whose name at a revision stands in for its name."""
+    base = Path(shutil.copytree(base_model, tmp_path / "base"))
+    config = load_config(write_recipe(tmp_path, base), ["data.eval=null"])
+    train(config)
+    shutil.rmtree(tmp_path / "adapter")
+    base.rename(tmp_path / "moved")
+    (tmp_path / "moved/notes.json").write_text("{}")
+    (tmp_path / "train.json").rename(tmp_path / "rows.json")
+    moved = {
+        "model": tmp_path / "moved",
+        "data": config.data.model_copy(update={"train": tmp_path / "rows.json"}),
+    }
+    assert train(config.model_copy(update=moved), resume=True) == tmp_path / "adapter"
 
 
 def test_a_finished_adapter_of_other_data_is_not_passed_off_as_this_one(

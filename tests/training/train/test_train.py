@@ -88,3 +88,22 @@ def test_help_teaches_without_loading_torch() -> None:
     assert "--resume" in shown
     assert "examples:" in shown
     assert shown.strip().endswith("False")
+
+
+def test_rows_that_reach_beyond_the_embeddings_are_named(
+    recipe: Path, base_model: Path, tmp_path: Path
+) -> None:
+    """As Gemma 3's token for images does in its text-only models."""
+    base = Path(shutil.copytree(base_model, tmp_path / "base"))
+    path = base / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    token = {"id": 4140, "content": "<image>", "single_word": False, "lstrip": False}
+    token |= {"rstrip": False, "normalized": False, "special": True}
+    tokenizer["added_tokens"].append(token)
+    path.write_text(json.dumps(tokenizer))
+    train(load_config(recipe, [f"model={base}"]))
+    rows = (tmp_path / "train.json").read_text().splitlines()
+    rows[3] = json.dumps({"input": "what is <image>?", "target": "b"})
+    (tmp_path / "train.json").write_text("\n".join(rows))
+    with pytest.raises(TrainingError, match=r"train.json:4: .*(id 4140|control token)"):
+        train(load_config(recipe, [f"model={base}", f"output={tmp_path}/other"]))
