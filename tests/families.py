@@ -100,6 +100,10 @@ MOE = {
     **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48},
     "tie_word_embeddings": False,
 }
+QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN2 = {"num_attention_heads": 2, "head_dim": None}  # which it takes from hidden_size
 SLIDING = {"sliding_window": 64, "query_pre_attn_scalar": 32}
 FAMILIES = {
@@ -176,11 +180,16 @@ def write_family(name: str, path: Path) -> Path:
 
 def _tokenizer(family: Family) -> Any:
     """Byte-level BPE, as most of these families have."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    steps: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    if family.kind == "qwen2":  # whose class transformers takes for every model of the type
+        tokenizer.normalizer = normalizers.NFC()
+        split = pre_tokenizers.Split(Regex(QWEN2_WORDS), "isolated")
+        steps = [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,

@@ -1,5 +1,6 @@
 """Directories that appear complete or not at all."""
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ ODD_VALUES = (
     *(ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
     AssertionError,
 )
+UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES)
 BLOCK, SAMPLES = 1 << 16, 64
 JsonObject = Mapping[str, Any]
 
@@ -58,6 +60,9 @@ def sync(*paths: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:  # some shared folders cannot do it for directories
+            if not path.is_dir() or error.errno not in UNSUPPORTED:
+                raise
         finally:
             os.close(descriptor)
 

@@ -4,14 +4,20 @@ from collections.abc import Callable, Sequence
 from itertools import chain, cycle
 from pathlib import Path
 
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS
 
 from training.data.collate import EncodedSample
 from training.data.rows import Row
 from training.errors import TrainingError
+from training.files import read_optional_json
 from training.model_directory.templates import known_templates, read_template
+from training.model_directory.token_ids import roles_by_id
 
+# Where tokenizers differ: case, digits, blanks, line ends, accents, scripts.
+PROBE = "I'm 12345  kg!\n\n\tÉtude e\u0301 咽炎，38.5℃。 don'T\r\n  x=y_2 ﬁ Ⅳ 🙂"
 History = Sequence[tuple[str, str]]
 
 
@@ -45,12 +51,35 @@ def load_tokenizer(model: Path, template: str | None) -> Tokenizer:
 
 def _load(model: Path) -> Tokenizer:
     try:
-        return PreTrainedTokenizerFast.from_pretrained(str(model))
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(model))
+        for role, token in roles_by_id(read_optional_json(model / "config.json"), model).items():
+            setattr(tokenizer, role, token)
+        _refuse_other_ids(model, tokenizer)
+        return tokenizer
+    except TrainingError:
+        raise
     except Exception as error:  # the Rust library has no type of its own
         raise TrainingError(
             f"{model}: tokenizer.json or tokenizer_config.json is damaged:"
             f" {type(error).__name__}: {error}"
         ) from error
+
+
+def _refuse_other_ids(model: Path, tokenizer: Tokenizer) -> None:
+    """Of some model types loaders take the tokenizer's class by the type, whatever is in the files.
+
+    Where that splits texts otherwise than tokenizer.json, serving would not see what was trained.
+    """
+    kind = read_optional_json(model / "config.json").get("model_type")
+    if kind not in MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS:
+        return
+    loaded = AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
+    if _encode(loaded, PROBE) != _encode(tokenizer, PROBE):
+        raise TrainingError(
+            f"{model}/tokenizer.json splits texts otherwise than {type(loaded).__name__}, which"
+            f" loaders, vLLM too, take for every model of type {kind}: what is served would not be"
+            " what is trained here"
+        )
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, history: History = ()) -> list[int]:
@@ -109,9 +138,14 @@ def _render(
     texts = [*chain(*history), prompt, *([] if response is None else [response])]
     roles = cycle(("user", "assistant"))
     turns = [{"role": next(roles), "content": text} for text in texts]
-    text: str = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=response is None
-    )
+    try:
+        text: str = tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=response is None
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise TrainingError(
+            f"the chat template does not take this conversation: {error}"
+        ) from error
     return text
 
 

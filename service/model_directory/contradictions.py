@@ -19,7 +19,8 @@ def refuse_contradictions(directory: Path) -> None:
 
 
 def _refuse_stale_index(directory: Path) -> None:
-    listed = set(_optional(directory / INDEX).get("weight_map", {}).values())
+    files = _optional(directory / INDEX).get("weight_map")
+    listed = set(map(str, files.values())) if isinstance(files, dict) else set()
     if (directory / SINGLE).is_file() and listed - {SINGLE}:
         raise ValueError(
             f"{directory} holds {SINGLE} and, from an earlier save, an index of other files,"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+CACHED = re.compile(r"/models(?:--|/)[^/]+?--([^/]+)/snapshots/[^/]+$")
 HUB_NAME = re.compile(r"(modelscope:)?[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 
 
@@ -26,6 +27,5 @@ def local_directory(name: str) -> Path:
 
 def name_of(directory: Path) -> str:
     """How answers name the model: its own name where a hub's cache keeps it."""
-    if directory.parent.name == "snapshots":  # models--org--name/snapshots/revision
-        return directory.parents[1].name.rpartition("--")[2]
-    return directory.resolve().name
+    cached = CACHED.search(directory.absolute().as_posix())
+    return cached[1] if cached else directory.resolve().name

@@ -76,4 +76,7 @@ def test_a_damaged_file_is_named(model: Path, name: str, content: bytes) -> None
 
 def test_a_model_of_a_hub_has_its_name_there(tmp_path: Path) -> None:
     assert name_of(Path("/c/hub/models--org--my-model/snapshots/0a1b")) == "my-model"
-    assert name_of(tmp_path / "my--model") == "my--model"
+    modelscope = Path("/c/modelscope/models/org--my-model/snapshots/master")
+    assert name_of(modelscope) == "my-model"
+    for other in ("my--model", "snapshots/step-100", "a/snapshots/m"):
+        assert name_of(tmp_path / other) == other.rpartition("/")[2]

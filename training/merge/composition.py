@@ -57,7 +57,7 @@ def compose(base: ModelDirectory, adapters: Sequence[LoraAdapter]) -> Compositio
     in another shape, or embeddings and head end up with different numbers of rows.
     """
     tensors = base.tensors
-    result = Composition({name: Part(tensor, tensor.dtype) for name, tensor in tensors.items()})
+    result = Composition(_parts(base))
     adapters = [_as_stored(adapter, base) for adapter in adapters]
     ends = base.ends
     if ends and ends.tied:
@@ -72,12 +72,19 @@ def compose(base: ModelDirectory, adapters: Sequence[LoraAdapter]) -> Compositio
     return result
 
 
+def _parts(base: ModelDirectory) -> dict[str, Part]:
+    return {name: Part(tensor, tensor.dtype) for name, tensor in base.tensors.items()}
+
+
 def check_fits(base: ModelDirectory, adapter: LoraAdapter) -> None:
     """Raise TrainingError when the adapter, whatever its values, cannot be merged into the base."""
-    parts = {name: Part(tensor, tensor.dtype) for name, tensor in base.tensors.items()}
+    parts = _parts(base)
     if base.ends and base.ends.tied:
         parts[base.ends.head or HEAD] = parts[base.ends.embedding]
-    adapter = _as_stored(adapter, base)
+    _check_all(_as_stored(adapter, base), parts)
+
+
+def _check_all(adapter: LoraAdapter, parts: Mapping[str, Part]) -> None:
     for name, tensor in adapter.whole.items():
         _check_whole(name, tensor, parts)
     for name, tokens in adapter.rows.items():
@@ -91,6 +98,7 @@ def _as_stored(adapter: LoraAdapter, base: ModelDirectory) -> LoraAdapter:
 
     peft's go by the names of the model's class.
     """
+    _refuse_unknown_layout(adapter, base)
     pairs = {
         base.stored_name(name): pair.laid_out(transposed=base.is_transposed(name))
         for name, pair in adapter.pairs.items()
@@ -98,6 +106,14 @@ def _as_stored(adapter: LoraAdapter, base: ModelDirectory) -> LoraAdapter:
     whole = {base.stored_name(name): tensor for name, tensor in adapter.whole.items()}
     rows = {base.stored_name(name): tokens for name, tokens in adapter.rows.items()}
     return replace(adapter, pairs=pairs, whole=whole, rows=rows)
+
+
+def _refuse_unknown_layout(adapter: LoraAdapter, base: ModelDirectory) -> None:
+    if adapter.config.get("fan_in_fan_out") and not base.knows_layout:
+        raise TrainingError(
+            f"{adapter.path}: fan_in_fan_out says that weights are transposed, and which ones the"
+            f" class of {base.path} would say, which transformers does not know: merge it by peft"
+        )
 
 
 def _apply(
@@ -121,11 +137,12 @@ def _replace_rows(
 ) -> bool:
     """Put the adapter's rows in place; return whether there are some.
 
-    Where the base ties both ends, they go into both, as peft trains them.
+    Where the base ties both ends, those of the embeddings go into both, as peft trains them unless
+    the head has rows of its own.
     """
+    shared = ends is not None and ends.tied and {*adapter.rows} == {ends.embedding}
     for name, tokens in adapter.rows.items():
-        both = (name,) if not (ends and ends.tied) else (ends.embedding, str(ends.head))
-        for end in both:
+        for end in (ends.embedding, str(ends.head)) if ends and shared else (name,):
             _check_rows(adapter, end, tokens, result.parts)
             part = result.parts[end]
             result.parts[end] = replace(part, rows=(*part.rows, tokens))

@@ -57,11 +57,7 @@ class Pair:
         Raises TrainingError when they do not belong together.
         """
         where = f"{self.a.path}: the pair for {name}"
-        if self.transposed and self.magnitude is not None:
-            raise TrainingError(
-                f"{where}: DoRA is supported on linear layers only, not on embeddings or GPT-2's"
-                " Conv1D: train without use_dora, or on other layers"
-            )
+        self._refuse_transposed_dora(where)
         if not {weight.dtype, *(part.dtype for part in self._parts())} <= FLOAT_SIZES.keys():
             raise TrainingError(
                 f"{where} meets a weight of dtype {weight.dtype} (A {self.a.dtype},"
@@ -73,6 +69,13 @@ class Pair:
                 f"{where} has A {self.a.shape}, B {self.b.shape} and rank {self.rank}, the weight"
                 f" is {weight.shape}: adapter and base (or adapter_config.json) do not belong"
                 " together"
+            )
+
+    def _refuse_transposed_dora(self, where: str) -> None:
+        if self.transposed and self.magnitude is not None:
+            raise TrainingError(
+                f"{where}: DoRA is supported on linear layers only, not on embeddings or GPT-2's"
+                " Conv1D: train without use_dora, or on other layers"
             )
 
     def changes(self) -> bool:
@@ -154,7 +157,7 @@ class TokenRows:
                 f" {len(self.ids)} tokens, {name} is {weight.dtype} {weight.shape}: adapter and"
                 " base (or adapter_config.json) do not belong together"
             )
-        if max(self.ids) >= weight.shape[0]:
+        if max(self.ids, default=-1) >= weight.shape[0]:
             raise TrainingError(
                 f"{self.rows.path}: token {max(self.ids)} of trainable_token_indices has no row in"
                 f" {name}, which has {weight.shape[0]}: save the base with the resized embeddings"

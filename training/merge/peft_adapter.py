@@ -113,17 +113,17 @@ def _sort(weights: Path, tensors: Tensors) -> tuple[Parts, Parts]:
 def _refuse_unsaved(
     config: JsonObject, weights: Path, copies: Iterable[str], rows: Collection[str]
 ) -> None:
-    lacking = {
-        module: "modules_to_save"
-        for module in config.get("modules_to_save") or ()
-        if not any(module in name for name in copies)
-    }
+    for module in config.get("modules_to_save") or ():
+        if not any(module in name for name in copies):
+            raise _unsaved(weights, module, "modules_to_save")
     if config.get("trainable_token_indices") and not rows:
-        lacking["the rows of the trained tokens"] = "trainable_token_indices"
-    for what, setting in lacking.items():
-        raise TrainingError(
-            f"{weights} lacks {what}, which {setting} in {ADAPTER_CONFIG} names: save it again"
-        )
+        raise _unsaved(weights, "the rows of tokens", "trainable_token_indices")
+
+
+def _unsaved(weights: Path, what: str, setting: str) -> TrainingError:
+    return TrainingError(
+        f"{weights} lacks {what}, which {setting} in {ADAPTER_CONFIG} names: save it again"
+    )
 
 
 def _pair(module: str, found: Tensors, config: JsonObject) -> Pair:

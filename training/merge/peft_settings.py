@@ -153,11 +153,15 @@ def _check_alpha(path: Path, value: Any) -> None:
 def _check_tokens(path: Path, value: object) -> None:
     lists = value.values() if isinstance(value, dict) else [value or []]
     for ids in lists:
-        if not isinstance(ids, list) or not all(type(i) is int and i >= 0 for i in ids):
+        if not _are_ids(ids):
             raise TrainingError(
                 f"{path}: trainable_token_indices must be a list of token ids, or map names of"
                 f" modules to such lists, not {ids!r}"
             )
+
+
+def _are_ids(value: object) -> bool:
+    return isinstance(value, list) and all(type(each) is int and each >= 0 for each in value)
 
 
 def _check_patterns(path: Path, config: JsonObject) -> None:

@@ -42,7 +42,7 @@ def read_architecture(
     of that type.
     Raises TrainingError when the configuration is not one of that type.
     """
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return None
     try:

@@ -64,7 +64,7 @@ class ModelDirectory:
             return None
         if self.tied and head:
             self._refuse_other_head(embedding, head)
-        if not self.tied and head is None and self._is_plain:
+        if not self.tied and head is None and self._is_plain and self._generates:
             raise TrainingError(
                 f"{self.path} has no output head (lm_head.weight), and config.json does not tie it"
                 f" to the embeddings: get the whole model, or set {TIES} to true if it is so"
@@ -92,16 +92,23 @@ class ModelDirectory:
 
         Raises TrainingError when neither is known.
         """
-        told = self.config.get(TIES, PLAIN.get(self.config.get("model_type", "")))
+        told = self.config.get(TIES, PLAIN.get(str(self.config.get("model_type"))))
         if isinstance(told, bool) and "text_config" not in self.config:
             return told
         if self.architecture is None:
+            return self._tied_by_config(told)
+        return self.architecture.tied
+
+    def _tied_by_config(self, told: object) -> bool:
+        nested = self.config.get("text_config")
+        told = nested.get(TIES, told) if isinstance(nested, dict) else told
+        if not isinstance(told, bool):
             raise TrainingError(
                 f"{self.path}: transformers does not know the model type"
                 f" {self.config.get('model_type')!r}, and config.json does not say whether head and"
                 f" embeddings are tied: set {TIES} there to true or false"
             )
-        return self.architecture.tied
+        return told
 
     def stored_name(self, parameter: str) -> str:
         """Return the name on disk of a parameter of the model's class.
@@ -118,6 +125,11 @@ class ModelDirectory:
             )
         return self.architecture.stored.get(parameter, parameter)
 
+    @property
+    def knows_layout(self) -> bool:
+        """Whether is_transposed knows: for a type that transformers does not know, it does not."""
+        return self._is_plain or self.architecture is not None
+
     def is_transposed(self, parameter: str) -> bool:
         """Whether that weight is [in, out], as GPT-2's, where linear layers have [out, in]."""
         if self._is_plain or self.architecture is None:
@@ -133,7 +145,12 @@ class ModelDirectory:
 
     @property
     def _is_plain(self) -> bool:
-        return self.config.get("model_type") in PLAIN
+        return str(self.config.get("model_type")) in PLAIN
+
+    @property
+    def _generates(self) -> bool:
+        """Whether it is for text: classifiers and embedding models have no head."""
+        return "ForCausalLM" in str(self.config.get("architectures"))
 
     def _refuse_other_head(self, embedding: str, head: str) -> None:
         one, other = self.tensors[embedding], self.tensors[head]

@@ -8,6 +8,8 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,7 +71,7 @@ def _from_hugging_face(name: HubName) -> Path:
                 ignore_patterns=SECOND_COPIES,
             )
         )
-    except (OSError, ValueError) as error:  # the hub's errors and the network's are OSErrors
+    except Exception as error:  # its own, the network's, and those of the library beneath
         remedy = "HF_ENDPOINT and, for a repository behind a licence, HF_TOKEN"
         raise _refusal(name, "the Hugging Face hub", error, remedy) from error
 
@@ -82,15 +84,18 @@ def _from_modelscope(name: HubName) -> Path:
             f"modelscope:{name.repository} comes from ModelScope, whose client is not installed:"
             " pip install modelscope-hub"
         ) from error
+    download = partial(
+        HubApi().download_repo,
+        *(name.repository, "model"),
+        revision=name.revision,
+        allow_patterns=DATA,
+        ignore_patterns=SECOND_COPIES,
+    )
     try:
-        return HubApi().download_repo(
-            name.repository,
-            "model",
-            revision=name.revision,
-            allow_patterns=DATA,
-            ignore_patterns=SECOND_COPIES,
-        )
+        return download()
     except (OSError, ValueError, HubError) as error:
+        with suppress(HubError):  # without a network, what was downloaded before will do
+            return download(local_files_only=True)
         remedy = "MODELSCOPE_ENDPOINT and, for a private repository, MODELSCOPE_API_TOKEN"
         raise _refusal(name, "ModelScope", error, remedy) from error
 

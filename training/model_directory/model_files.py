@@ -7,7 +7,7 @@ from typing import Any
 
 from training.files import JsonObject, parsing, read_json, write_json
 from training.model_directory.directory import TIES, ModelDirectory
-from training.model_directory.token_ids import check_vocabulary, correct_ids
+from training.model_directory.token_ids import check_vocabulary, correct_ids, roles_by_id
 from training.model_directory.tokenizer_files import (
     TOKENIZER_CONFIG,
     finish_tokenizer,
@@ -48,6 +48,7 @@ def copy_model_files(
         config = read_json(source / TOKENIZER_CONFIG)
         if (source / "tokenizer.json").exists():
             config["tokenizer_class"] = "PreTrainedTokenizerFast"  # others may not load that file
+            config |= roles_by_id(base.config, source)
         notes += _write_data(config, output / TOKENIZER_CONFIG)
     if source != base.path and chat is None and own_template(output) is None:
         chat = own_template(base.path)
@@ -66,10 +67,15 @@ def _changed(config: JsonObject, changes: JsonObject) -> dict[str, Any]:
     if dtype := changes.pop("dtype", None):
         present = [key for key in ("torch_dtype", "dtype") if key in config]
         changes |= dict.fromkeys(present or ["dtype"], dtype)
-    if isinstance(nested := config.get("text_config"), dict):
-        inner = {key: changes[key] for key in (TIES, "vocab_size") if key in changes}
-        changes |= {"text_config": {**nested, **inner}}
-    return {**config, **changes}
+    return {**config, **changes, **_nested(config, changes)}
+
+
+def _nested(config: JsonObject, changes: JsonObject) -> dict[str, Any]:
+    settings = config.get("text_config")
+    if not isinstance(settings, dict):
+        return {}
+    inner = {key: value for key, value in changes.items() if key in (TIES, "vocab_size")}
+    return {"text_config": {**settings, **inner}}
 
 
 def has_tokenizer(directory: Path) -> bool:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from training.errors import TrainingError
+from training.files import read_text
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
@@ -10,12 +11,9 @@ TEMPLATES = Path(__file__).parents[1] / "templates"
 def read_template(name: str) -> str:
     """The text of a template in training/templates, or of a .jinja file."""
     path = Path(name) if name.endswith(".jinja") else TEMPLATES / f"{name}.jinja"
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TrainingError(
-            f"template {name!r}: no file {path} (known: {known_templates()})"
-        ) from error
+    if not path.is_file():
+        raise TrainingError(f"template {name!r}: no file {path} (known: {known_templates()})")
+    return read_text(path)
 
 
 def known_templates() -> str:

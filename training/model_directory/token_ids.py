@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import TrainingError
-from training.files import parsing, read_json, read_optional_json, write_json
+from training.files import JsonObject, parsing, read_json, read_optional_json, write_json
 from training.model_directory.tokenizer import read_sentencepiece
 from training.model_directory.tokenizer_files import TOKENIZER_CONFIG, own_template, read_roles
 
@@ -38,15 +38,18 @@ def correct_ids(directory: Path, rows: int | None) -> list[str]:
 
 def _corrected(config: dict[str, Any], tokens: dict[str, int], rows: int | None) -> dict[str, Any]:
     limit = sys.maxsize if rows is None else rows
-    changed = dict(config)
-    for key in ("bos_token_id", "pad_token_id"):
-        if config.get(key) is not None and not 0 <= config[key] < limit:
-            changed[key] = None
-    if "bos_token" in tokens and config.get("bos_token_id") is not None:
+    changed = {**config, **dict.fromkeys(_outside(config, limit))}
+    if "bos_token" in tokens and isinstance(config.get("bos_token_id"), int):
         changed["bos_token_id"] = tokens["bos_token"]
     if "eos_token" in tokens and config.get("eos_token_id") is not None:
         changed["eos_token_id"] = _ends(config["eos_token_id"], tokens, limit)
     return changed
+
+
+def _outside(config: JsonObject, limit: int) -> list[str]:
+    """The roles whose ids have no row."""
+    ids = {key: config.get(key) for key in ("bos_token_id", "pad_token_id")}
+    return [key for key, i in ids.items() if isinstance(i, int) and not 0 <= i < limit]
 
 
 def _ends(ends: int | list[int], tokens: dict[str, int], limit: int) -> int | list[int]:
@@ -67,6 +70,21 @@ def check_vocabulary(source: Path, rows: int | None) -> None:
             " the model (tokens that were added to it, such as [PAD], have no rows until the"
             " embeddings are resized)"
         )
+
+
+def roles_by_id(config: JsonObject, directory: Path) -> dict[str, str]:
+    """Return BOS and EOS where the tokenizer in `directory` names none and `config` has their ids.
+
+    GPT-2's tokenizer leaves them to its class.
+    """
+    known = {role for role, _ in _roles(directory)}
+    tokens = {number: token for token, number in read_token_ids(directory).items()}
+    ids = {role: config.get(f"{role}_id") for role in ("bos_token", "eos_token")}
+    return {
+        role: tokens[number]
+        for role, number in ids.items()
+        if role not in known and isinstance(number, int) and number in tokens
+    }
 
 
 def count_rows(directory: Path) -> int:

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(args.config, args.override)
         train(config, resume=args.resume, if_started=args.resume_if_started)
-    except TrainingError as error:
+    except (TrainingError, OSError) as error:
         if is_first_of_node():
             print(f"error: {error}", file=sys.stderr)
         return 2

@@ -176,7 +176,7 @@ def _read(checkpoint: Path) -> dict[str, Any]:
         state: Any = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what unpickling damaged bytes happens to raise
         raise TrainingError(f"cannot read {checkpoint / STATE}: {error}") from error
-    if not isinstance(state, dict) or state.keys() < PARTS:
+    if not isinstance(state, dict) or not state.keys() >= PARTS:
         raise TrainingError(f"{checkpoint / STATE} does not hold the state of a run")
     return state
 

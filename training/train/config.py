@@ -189,7 +189,7 @@ def load_config(name: Path, overrides: list[str]) -> TrainConfig:
 
 def _find(name: Path) -> Path:
     shipped = RECIPES / f"{name}.yaml"
-    if name.exists() or name.parent != Path() or not shipped.is_file():
+    if name.is_file() or name.parent != Path() or not shipped.is_file():
         if name.is_file():
             return name
         known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))

@@ -59,6 +59,10 @@ def _refuse_conflicts(config: TrainConfig, record: Path, *, resume: bool) -> Non
         raise TrainingError(f"{config.output} exists already: choose another output or remove it")
     if not (config.model / "config.json").is_file():
         raise TrainingError(f"{config.model}: no config.json in it; model= names a model directory")
+    _refuse_other_start(record, resume=resume)
+
+
+def _refuse_other_start(record: Path, *, resume: bool) -> None:
     if resume and not record.is_file():
         raise TrainingError(f"{record.parent}: nothing to resume; run once without --resume")
     if not resume and (record.exists() or find_checkpoints(record.parent)):
@@ -105,9 +109,10 @@ def _check_same_run(record: Path, settings: dict[str, object], inputs: Inputs) -
 def _is_finished(config: TrainConfig, settings: dict[str, object]) -> bool:
     """Whether the output is there already, of a run with these settings."""
     record = config.output / "training.yaml"
-    if not record.is_file() or changes(record, settings):
+    sums = sum_data(config)
+    if not record.is_file() or {*changes(record, settings)} - moved_inputs(record, sums):
         return False
-    if changed := changed_inputs(record, sum_data(config)):
+    if changed := changed_inputs(record, sums):
         raise TrainingError(
             f"{config.output} was trained on other contents of {', '.join(changed)}: choose another"
             " output, or remove it"

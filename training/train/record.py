@@ -14,6 +14,7 @@ import yaml
 
 from training.errors import TrainingError
 from training.files import fingerprint, read_optional_json, sha256, write_durably
+from training.model_directory.hub import public_name
 from training.model_directory.templates import read_template
 from training.train.config import TrainConfig
 
@@ -23,7 +24,7 @@ RESUMABLE_CHANGES = {
     "optim.micro_batch",
 }
 CHECKPOINT = re.compile(r"checkpoint-([0-9]+)")
-INPUTS = "inputs.json"
+INPUTS, NAME = "inputs.json", "model's name"
 OF_THE_MODEL = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 WEIGHTS = (".safetensors", ".bin")
 Inputs: TypeAlias = Mapping[str, str]
@@ -89,7 +90,7 @@ def sum_inputs(config: TrainConfig) -> Inputs:
     used = [path for path in files if path.name in OF_THE_MODEL or path.suffix in WEIGHTS]
     base = [f"{path.name} {fingerprint(path)}" for path in used]
     sums["model"] = hashlib.sha256("\n".join(base).encode()).hexdigest()
-    return sums
+    return {**sums, NAME: public_name(config.model)}
 
 
 def changed_inputs(record: Path, inputs: Inputs) -> list[str]:
@@ -98,7 +99,9 @@ def changed_inputs(record: Path, inputs: Inputs) -> list[str]:
     Raises TrainingError when inputs.json is damaged.
     """
     before = read_optional_json(record.with_name(INPUTS))
-    return sorted(key for key in before.keys() & inputs.keys() if before[key] != inputs[key])
+    names = {"model": f"model ({before.get(NAME, 'another')} when it started)"}
+    keys = sorted((before.keys() & inputs.keys()) - {NAME})
+    return [names.get(key, key) for key in keys if before[key] != inputs[key]]
 
 
 def moved_inputs(record: Path, inputs: Inputs) -> set[str]:

@@ -1,6 +1,7 @@
 """The weights of a model or adapter directory, whichever way they were saved."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -73,13 +74,12 @@ def _weight_map(index: Path) -> Mapping[str, str]:
         raise TrainingError(
             f"{index} has no weight_map of tensors to the files beside it: download it again"
         )
-    listed = set(files.values())
-    for file in listed:
-        of = OF.search(file)
-        if of and int(of[1]) != len(listed):
+    counts = Counter(of[1] for file in set(files.values()) if (of := OF.search(file)))
+    for total, count in counts.items():
+        if count < int(total):
             raise TrainingError(
-                f"{index} names {len(listed)} of the {int(of[1])} files that {file} is one of:"
-                " download it again"
+                f"{index} names {count} of the {int(total)} files that are …-of-{total}: download"
+                " it again"
             )
     return files
 

@@ -238,6 +238,7 @@ def test_a_conversion_in_decapoda_s_way_ends_its_sentences(spm: Path, tmp_path: 
         ({"eos_token_id": 10**6, "pad_token_id": 10**6}, {"eos_token_id": 2, "pad_token_id": None}),
         ({"eos_token_id": None, "pad_token_id": 3}, {"eos_token_id": None, "pad_token_id": 3}),
         ({"bos_token_id": 9, "eos_token_id": 1}, {"bos_token_id": 1, "eos_token_id": 2}),
+        ({"bos_token_id": [9], "pad_token_id": [0]}, {"bos_token_id": [9], "pad_token_id": [0]}),
     ],
 )
 def test_ids_follow_the_tokenizer_and_further_ends_stay(

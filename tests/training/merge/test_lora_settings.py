@@ -203,6 +203,33 @@ def test_trained_tokens_and_a_low_rank_change_of_the_same_rows_are_refused(
             merge(base, order, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    "ids", [{"lm_head": [5]}, {"embed_tokens": [5], "lm_head": [9]}, {"embed_tokens": [5, 7]}]
+)
+def test_trained_tokens_of_one_end_of_a_tied_model_go_where_they_were_trained(
+    tmp_path: Path, ids: dict[str, list[int]]
+) -> None:
+    base = tiny_llama(tmp_path / "base", tie_word_embeddings=True)
+    adapter = tiny_adapter(
+        *(base, tmp_path / "adapter"),
+        std=0.3,
+        target_modules=["q_proj"],
+        trainable_token_indices=ids,
+    )
+    merge(base, [adapter], tmp_path / "out")
+    agree(base, adapter, tmp_path / "out")
+
+
+def test_transposed_weights_of_an_unknown_class_are_refused(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    edit_json(base / "config.json", model_type="jais")
+    merge(base, [adapter], tmp_path / "plain")
+    edit_json(adapter / "adapter_config.json", fan_in_fan_out=True)
+    with pytest.raises(TrainingError, match="transformers does not know"):
+        merge(base, [adapter], tmp_path / "out")
+
+
 def test_lora_bias_on_layers_without_a_bias_is_refused(base: Path, tmp_path: Path) -> None:
     adapter = tiny_adapter(base, tmp_path / "a", lora_bias=True, target_modules=["q_proj"])
     with pytest.raises(TrainingError, match=r"q_proj.bias matches nothing in the base"):

@@ -148,12 +148,23 @@ def test_a_head_that_the_config_ties_away_is_refused_by_every_command(
     assert not out.exists()
 
 
-def test_an_untied_model_without_a_head_is_refused(
+def test_an_untied_model_without_a_head_is_refused_if_it_is_for_text(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     edit_weights(base / "model.safetensors", lambda t: t.pop(HEAD))
     with pytest.raises(TrainingError, match="has no output head"):
         merge_into(base, [adapter], tmp_path / "out")
+    edit_json(base / "config.json", architectures=["MistralModel"])  # as for embeddings of texts
+    assert merge_into(base, [adapter], tmp_path / "out").changed == 14
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_multimodal_type_without_a_class_for_text_goes_by_its_config(
+    base: Path, adapter: Path, tmp_path: Path, nested: bool
+) -> None:
+    text = {"tie_word_embeddings": False} if nested else {}
+    edit_json(base / "config.json", model_type="mistral3_of_tomorrow", text_config=text)
+    assert merge_into(base, [adapter], tmp_path / "out").changed == 14
 
 
 def test_an_unknown_type_must_say_whether_it_ties(
@@ -224,6 +235,23 @@ def test_a_whole_file_goes_before_an_index_from_an_earlier_save(
     assert torch.equal(weights(tmp_path / "out")["model.norm.weight"], expected)
     told = [note for note in report.notes if "from before it was saved again" in note]
     assert len(told) == (kind == "safetensors")
+
+
+def test_further_files_beside_numbered_shards_are_fine(adapter: Path, tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base", max_shard_size="20KB")
+    path = base / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    places = [*index["weight_map"].values()]
+    file = max(places, key=places.count)
+    others = [each for each, place in index["weight_map"].items() if place == file]
+    name = others[0]
+    (base / file).rename(base / "mtp.safetensors")
+    (base / file).write_bytes((base / "mtp.safetensors").read_bytes())
+    edit_weights(base / file, lambda t: t.pop(name))
+    edit_weights(base / "mtp.safetensors", lambda t: [t.pop(n) for n in others if n != name])
+    index["weight_map"][name] = "mtp.safetensors"
+    path.write_text(json.dumps(index))
+    assert merge_into(base, [adapter], tmp_path / "out").changed == 14
 
 
 @pytest.mark.parametrize(

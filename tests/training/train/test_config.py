@@ -90,6 +90,9 @@ def test_a_file_goes_before_a_shipped_recipe_of_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("llama_lora").mkdir()
+    assert load_config(Path("llama_lora"), []).output.name == "llama-7b-promptcblue"
+    Path("llama_lora").rmdir()
     Path("llama_lora").write_text(GOOD)
     assert load_config(Path("llama_lora"), []).output == Path("adapter")
 

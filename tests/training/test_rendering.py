@@ -1,0 +1,77 @@
+"""The tokenizer that training reads is the one that will be served."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+
+from tests.families import FAMILIES, write_family
+from tests.models import edit_json
+from training.data.rows import Row
+from training.errors import TrainingError
+from training.rendering import PROBE, encode_prompt, encode_sample, load_tokenizer
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("named", ["LlamaTokenizerFast", "GPT2Tokenizer", "Nonsense", None])
+def test_the_ids_are_those_of_tokenizer_json_whatever_class_is_named(
+    tmp_path: Path, family: str, named: str | None
+) -> None:
+    base = write_family(family, tmp_path / "base")
+    edit_json(base / "tokenizer_config.json", tokenizer_class=named)
+    raw = Tokenizer.from_file(str(base / "tokenizer.json"))
+    tokenizer = load_tokenizer(base, None)
+    for text in (PROBE, "hello world", "咽炎 不管它\n会怎样"):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert ids == raw.encode(text, add_special_tokens=False).ids
+    assert tokenizer.eos_token == FAMILIES[family].eos
+
+
+def test_a_type_whose_class_splits_otherwise_is_refused(tmp_path: Path) -> None:
+    base = write_family("qwen2", tmp_path / "base")
+    edit_json(base / "tokenizer.json", normalizer=None)
+    with pytest.raises(TrainingError, match="splits texts otherwise than Qwen2Tokenizer"):
+        load_tokenizer(base, None)
+
+
+def test_roles_that_only_the_config_knows_are_taken_by_their_ids(tmp_path: Path) -> None:
+    """GPT-2's tokenizer_config.json names no token."""
+    base = write_family("llama3", tmp_path / "base")
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    for role in ("bos_token", "eos_token", "pad_token"):
+        config.pop(role, None)
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    (base / "special_tokens_map.json").unlink(missing_ok=True)
+    tokenizer = load_tokenizer(base, None)
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|begin_of_text|>", "<|eot_id|>")
+    edit_json(base / "config.json", eos_token_id=None)
+    with pytest.raises(TrainingError, match="has no eos_token"):
+        load_tokenizer(base, None)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ nothing.at.all }}", "{% if %}", "{{ raise_exception('no') }}"]
+)
+def test_a_template_that_fails_is_told(tmp_path: Path, template: str) -> None:
+    base = write_family("llama3", tmp_path / "base")
+    (tmp_path / "mine.jinja").write_text(template)
+    tokenizer = load_tokenizer(base, str(tmp_path / "mine.jinja"))
+    with pytest.raises(TrainingError, match="the chat template does not take this"):
+        encode_prompt(tokenizer, "a")
+    with pytest.raises(TrainingError, match="the chat template"):
+        encode_sample(tokenizer, Row("a", "b", "here"), 64)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"\xef\xbb\xbf{{ messages }}"])
+def test_a_template_file_is_utf_8(tmp_path: Path, content: bytes) -> None:
+    from training.model_directory.templates import read_template
+
+    (tmp_path / "mine.jinja").write_bytes(content)
+    result: Any = None
+    try:
+        result = read_template(str(tmp_path / "mine.jinja"))
+    except TrainingError as error:
+        result = error
+    assert "mine.jinja is not UTF-8" in str(result) or result == "{{ messages }}"
