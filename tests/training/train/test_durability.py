@@ -173,8 +173,8 @@ def test_a_log_with_a_torn_end_is_gone_on_with(whole: Path, run: Path, tail: str
     ("changed", "named"),
     [
         (lambda folder: folder / "train.json", "data.eval, data.train"),
-        (lambda folder: folder / "base/tokenizer_config.json", "model"),
-        (lambda folder: folder / "base/model.safetensors", "model"),
+        (lambda folder: folder / "base/tokenizer_config.json", r"model \(base when it started\)"),
+        (lambda folder: folder / "base/model.safetensors", r"model \(base when it started\)"),
         (lambda folder: folder / "mine.jinja", "template"),
     ],
 )
