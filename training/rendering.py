@@ -54,6 +54,7 @@ def _load(model: Path) -> Tokenizer:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(model))
         for role, token in roles_by_id(read_optional_json(model / "config.json"), model).items():
             setattr(tokenizer, role, token)
+        _refuse_odd_settings(model, tokenizer)
         _refuse_other_ids(model, tokenizer)
         return tokenizer
     except TrainingError:
@@ -63,6 +64,15 @@ def _load(model: Path) -> Tokenizer:
             f"{model}: tokenizer.json or tokenizer_config.json is damaged:"
             f" {type(error).__name__}: {error}"
         ) from error
+
+
+def _refuse_odd_settings(model: Path, tokenizer: Tokenizer) -> None:
+    numbers = isinstance(tokenizer.model_max_length, int | float)
+    if not numbers or not all(tokenizer.all_special_tokens):
+        raise TrainingError(
+            f"{model}/tokenizer_config.json: model_max_length must be a number, and no special"
+            " token may be empty"
+        )
 
 
 def _refuse_other_ids(model: Path, tokenizer: Tokenizer) -> None:
@@ -175,6 +185,7 @@ def _refuse_control_tokens(tokenizer: Tokenizer, row: Row) -> None:
     for token in tokenizer.all_special_tokens:
         if any(token in text for text in texts):
             raise TrainingError(
-                f"{row.where}: the text holds the control token {token!r}, which would be read "
-                "as a command to the model: remove it from the data"
+                f"{row.where}: the text holds the control token {token!r} of "
+                f"{tokenizer.name_or_path}, which would be read as a command to the model: remove "
+                "it from the data"
             )

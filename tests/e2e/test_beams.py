@@ -58,7 +58,7 @@ class Reference:
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a random LLaMA, base, and a LoRA adapter for it."""
     path = tmp_path_factory.mktemp("llama")
-    base = write_family("llama3-untied", path / "base")
+    base = write_family("llama3", path / "base")
     tiny_adapter(base, path / "adapter", std=0.2)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (path / "adapter" / file).write_bytes((base / file).read_bytes())

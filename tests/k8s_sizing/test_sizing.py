@@ -58,7 +58,7 @@ def test_chatglm_6b_is_published_without_the_head_that_its_files_hold_too() -> N
     assert read(config).parameters - 6_173_286_400 == 130_528 * 4096
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [n for n, family in FAMILIES.items() if family.kind in KNOWN])
 def test_a_family_has_as_many_parameters_as_its_files_hold(name: str, tmp_path: Path) -> None:
     directory = write_family(name, tmp_path / name)
     held = sum(tensor.numel() for tensor in weights(directory).values())

@@ -136,7 +136,7 @@ def test_convert(files: Path, tmp_path: Path, source: str, name: str, data: st.D
     ends_well(convert, arguments, path, data.draw(mutated(path.read_bytes())))
 
 
-@examples(40)
+@examples(25)
 @given(data=st.data())
 @pytest.mark.parametrize("name", TRAIN)
 def test_train(files: Path, tmp_path: Path, name: str, data: st.DataObject) -> None:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from training.convert.output import ConversionReport
 from training.errors import TrainingError
+from training.files import parsing
 from training.model_directory.hub import local_directory
 from training.pipes import run
 from training.sizes import size_in_bytes
@@ -138,7 +139,8 @@ def _chatglm(args: argparse.Namespace) -> ConversionReport:
     from training.convert.chatglm.conversion import convert_chatglm
 
     source = local_directory(args.input)
-    return convert_chatglm(source, args.output, args.template, args.dtype, args.max_shard_size)
+    with parsing(source / "config.json", "that of a ChatGLM"):
+        return convert_chatglm(source, args.output, args.template, args.dtype, args.max_shard_size)
 
 
 def _gguf(args: argparse.Namespace) -> ConversionReport:

@@ -179,7 +179,7 @@ def load_config(name: Path, overrides: list[str]) -> TrainConfig:
     if not isinstance(root, yaml.MappingNode) or not isinstance(tree, dict):
         raise TrainingError(f"{path}: expected a mapping of settings, see training/recipes")
     for override in overrides:
-        _apply(tree, override)
+        _apply(path, tree, override)
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:
@@ -218,7 +218,7 @@ def _refuse_repeated(where: object, node: yaml.Node | None) -> None:
             _refuse_repeated(where, value)
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply(path: Path, tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals:
         raise TrainingError(f"override {override!r}: expected key=value, for example optim.lr=1e-4")
@@ -226,7 +226,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise TrainingError(f"override {override!r}: {section!r} is not a section")
+            raise TrainingError(f"override {override!r}: {section!r} is no section of {path}")
     _, tree[leaf] = _parse(f"override {override!r}", value)
 
 

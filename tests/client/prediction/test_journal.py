@@ -50,7 +50,7 @@ def test_a_journal_cut_anywhere_keeps_its_whole_lines_and_can_go_on(tmp_path: Pa
             whole = content[:cut].count(b"\n") - 1
             assert list(journal.answers.values()) == answers[: max(whole, 0)]
             journal.begin(FACTS)
-            journal.record({"index": 99})
+            journal.record({"index": 99, "generated_text": "a"})
         with open_journal(path) as journal:
             assert 99 in journal.answers
             assert journal.damaged == 0
