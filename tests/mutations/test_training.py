@@ -108,7 +108,7 @@ def _without(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-@examples(60)
+@examples(50)
 @given(data=st.data())
 @pytest.mark.parametrize("name", MERGE)
 def test_merge(files: Path, tmp_path: Path, name: str, data: st.DataObject) -> None:
@@ -119,7 +119,7 @@ def test_merge(files: Path, tmp_path: Path, name: str, data: st.DataObject) -> N
     ends_well(merge, arguments, path, data.draw(mutated(path.read_bytes())))
 
 
-@examples(40)
+@examples(30)
 @given(data=st.data())
 @pytest.mark.parametrize(
     ("source", "name"), [(source, name) for source, names in CONVERT.items() for name in names]

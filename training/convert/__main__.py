@@ -106,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     started = time.monotonic()
     try:
-        report: ConversionReport = args.run(args)
+        with parsing(Path(args.input), "whole, or not of this source"):
+            report: ConversionReport = args.run(args)
     except (TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -139,8 +140,7 @@ def _chatglm(args: argparse.Namespace) -> ConversionReport:
     from training.convert.chatglm.conversion import convert_chatglm
 
     source = local_directory(args.input)
-    with parsing(source / "config.json", "that of a ChatGLM"):
-        return convert_chatglm(source, args.output, args.template, args.dtype, args.max_shard_size)
+    return convert_chatglm(source, args.output, args.template, args.dtype, args.max_shard_size)
 
 
 def _gguf(args: argparse.Namespace) -> ConversionReport:

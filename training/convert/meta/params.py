@@ -72,7 +72,7 @@ def read_params(path: Path) -> Params:
 
 def _positive(settings: JsonObject, key: str, path: Path) -> int:
     value = settings[key]
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         raise TrainingError(f"{path}: {key} is {value!r}, expected a whole number of 1 or more")
     return value
 
