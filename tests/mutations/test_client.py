@@ -68,6 +68,12 @@ def write(path: Path, rows: list[dict[str, object]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
 
 
+def asked(stub: Stub, rows: Path, folder: Path) -> list[object]:
+    """Arguments of a prediction whose output is made.json in `folder`."""
+    options = ["--url", stub.url, "--model-wait", "5"]
+    return [*options, "--input", rows, "--output", folder / "made.json"]
+
+
 @pytest.mark.parametrize(("name", "file"), READ)
 @examples(60)
 @given(data=st.data())
@@ -90,9 +96,8 @@ def test_a_prediction(
     for name in ("made.json", "test.json.journal"):
         (tmp_path / name).unlink(missing_ok=True)
     path = tmp_path / file
-    paths = ["--input", tmp_path / "test.json", "--output", tmp_path / "made.json"]
-    options = ["--url", stub.url, "--model-wait", "5", "--retry-empty"]
-    ends_well(predict, [*options, *paths], path, data.draw(mutated(path.read_bytes())))
+    arguments = [*asked(stub, tmp_path / "test.json", tmp_path), "--retry-empty"]
+    ends_well(predict, arguments, path, data.draw(mutated(path.read_bytes())))
 
 
 @pytest.mark.parametrize("place", [0, 1, -1])
@@ -109,10 +114,9 @@ def test_a_journal_with_odd_values_under_right_sums(
         return
     (tmp_path / "made.json").unlink(missing_ok=True)
     (tmp_path / "made.json.journal").write_bytes(b"")
-    paths = ["--input", files / "test.json", "--output", tmp_path / "made.json"]
-    options = ["--url", stub.url, "--model-wait", "5"]
     content = b"\n".join(lines) + b"\n"
-    ends_well(predict, [*options, *paths], tmp_path / "made.json.journal", content)
+    arguments = asked(stub, files / "test.json", tmp_path)
+    ends_well(predict, arguments, tmp_path / "made.json.journal", content)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".yaml"])
@@ -125,12 +129,17 @@ def test_a_file_of_parameters(
     path.write_text('{"max_tokens": 5, "stop": ["a", "b"], "logit_bias": {"5": 1.5}}')
     for name in ("made.json", "made.json.journal"):
         (tmp_path / name).unlink(missing_ok=True)
-    paths = ["--input", files / "test.json", "--output", tmp_path / "made.json"]
-    options = ["--url", stub.url, "--model-wait", "5", "--parameters", path]
-    ends_well(predict, [*options, *paths], path, data.draw(mutated(path.read_bytes())))
+    arguments = [*asked(stub, files / "test.json", tmp_path), "--parameters", path]
+    ends_well(predict, arguments, path, data.draw(mutated(path.read_bytes())))
 
 
-def test_evaluate_refuses_what_scoring_would(files: Path, stub: Stub, tmp_path: Path) -> None:
-    arguments = ["--url", stub.url, "--gold", files / "test.json", "--folder", tmp_path / "f"]
-    path = files / "test.json"
-    ends_well(evaluate, arguments, path, path.read_bytes())
+@examples(30)
+@given(data=st.data())
+def test_gold_that_is_evaluated(
+    files: Path, stub: Stub, tmp_path: Path, data: st.DataObject
+) -> None:
+    path = tmp_path / "gold.json"
+    shutil.copy(files / "gold.json", path)
+    shutil.rmtree(tmp_path / "evaluation", ignore_errors=True)
+    arguments = ["--url", stub.url, "--gold", path, "--folder", tmp_path / "evaluation"]
+    ends_well(evaluate, arguments, path, data.draw(mutated(path.read_bytes())))

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -11,6 +10,7 @@ from tests.families import FAMILIES, write_family
 from tests.models import edit_json
 from training.data.rows import Row
 from training.errors import TrainingError
+from training.model_directory.templates import read_template
 from training.rendering import PROBE, encode_prompt, encode_sample, load_tokenizer
 
 
@@ -64,14 +64,10 @@ def test_a_template_that_fails_is_told(tmp_path: Path, template: str) -> None:
         encode_sample(tokenizer, Row("a", "b", "here"), 64)
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"\xef\xbb\xbf{{ messages }}"])
-def test_a_template_file_is_utf_8(tmp_path: Path, content: bytes) -> None:
-    from training.model_directory.templates import read_template
-
-    (tmp_path / "mine.jinja").write_bytes(content)
-    result: Any = None
-    try:
-        result = read_template(str(tmp_path / "mine.jinja"))
-    except TrainingError as error:
-        result = error
-    assert "mine.jinja is not UTF-8" in str(result) or result == "{{ messages }}"
+def test_a_template_file_is_utf_8_and_may_have_a_bom(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jinja"
+    path.write_bytes(b"\xef\xbb\xbf{{ messages }}")
+    assert read_template(str(path)) == "{{ messages }}"
+    path.write_bytes(b"\xff")
+    with pytest.raises(TrainingError, match=r"mine\.jinja is not UTF-8"):
+        read_template(str(path))

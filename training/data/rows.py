@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from training.errors import TrainingError, refuse
+from training.files import read_text
 
 Rounds = tuple[tuple[str, str], ...]
 ROUNDS: TypeAdapter[Rounds] = TypeAdapter(Rounds)
@@ -32,15 +33,9 @@ def read_rows(path: Path, prompt: str, response: str, history: str | None = None
     JSON string is text. Blank lines are passed over.
     Raises TrainingError with file and line of everything that is not a usable sample.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot read the data: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise TrainingError(f"{path}: not UTF-8 (byte {error.start}): convert it first") from error
     rows: list[Row] = []
     problems: list[str] = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             try:
                 rows.append(_row(line, f"{path}:{number}", (prompt, response, history)))

@@ -57,13 +57,9 @@ def compose(base: ModelDirectory, adapters: Sequence[LoraAdapter]) -> Compositio
     in another shape, or embeddings and head end up with different numbers of rows.
     """
     tensors = base.tensors
-    result = Composition(_parts(base))
     adapters = [_as_stored(adapter, base) for adapter in adapters]
-    ends = base.ends
-    if ends and ends.tied:
-        changed = chain.from_iterable((*adapter.whole, *adapter.pairs) for adapter in adapters)
-        ends = ends._replace(head=ends.head or find_head(changed) or HEAD)
-        result.parts[str(ends.head)] = result.parts[ends.embedding]
+    ends = _ends(base, adapters)
+    result = Composition(_parts(base, ends))
     start = dict(result.parts)
     for adapter in adapters:
         _apply(adapter, start, result, ends)
@@ -72,19 +68,26 @@ def compose(base: ModelDirectory, adapters: Sequence[LoraAdapter]) -> Compositio
     return result
 
 
-def _parts(base: ModelDirectory) -> dict[str, Part]:
-    return {name: Part(tensor, tensor.dtype) for name, tensor in base.tensors.items()}
+def _ends(base: ModelDirectory, adapters: Sequence[LoraAdapter]) -> Ends | None:
+    """Those of the base; a tied head that is not on disk has the name that the adapters give it."""
+    if base.ends is None or not base.ends.tied:
+        return base.ends
+    named = chain.from_iterable((*each.whole, *each.pairs, *each.rows) for each in adapters)
+    return base.ends._replace(head=base.ends.head or find_head(named) or HEAD)
+
+
+def _parts(base: ModelDirectory, ends: Ends | None) -> dict[str, Part]:
+    """The base's tensors; where it ties them, the embeddings are the head, too."""
+    parts = {name: Part(tensor, tensor.dtype) for name, tensor in base.tensors.items()}
+    if ends and ends.tied:
+        parts[str(ends.head)] = parts[ends.embedding]
+    return parts
 
 
 def check_fits(base: ModelDirectory, adapter: LoraAdapter) -> None:
     """Raise TrainingError when the adapter, whatever its values, cannot be merged into the base."""
-    parts = _parts(base)
-    if base.ends and base.ends.tied:
-        parts[base.ends.head or HEAD] = parts[base.ends.embedding]
-    _check_all(_as_stored(adapter, base), parts)
-
-
-def _check_all(adapter: LoraAdapter, parts: Mapping[str, Part]) -> None:
+    adapter = _as_stored(adapter, base)
+    parts = _parts(base, _ends(base, [adapter]))
     for name, tensor in adapter.whole.items():
         _check_whole(name, tensor, parts)
     for name, tokens in adapter.rows.items():
@@ -135,18 +138,20 @@ def _apply(
 def _replace_rows(
     adapter: LoraAdapter, start: Mapping[str, Part], result: Composition, ends: Ends | None
 ) -> bool:
-    """Put the adapter's rows in place; return whether there are some.
+    """Put the adapter's rows in place; return whether one is not the base's.
 
     Where the base ties both ends, those of the embeddings go into both, as peft trains them unless
     the head has rows of its own.
     """
     shared = ends is not None and ends.tied and {*adapter.rows} == {ends.embedding}
+    changed = False
     for name, tokens in adapter.rows.items():
         for end in (ends.embedding, str(ends.head)) if ends and shared else (name,):
             _check_rows(adapter, end, tokens, result.parts)
             part = result.parts[end]
             result.parts[end] = replace(part, rows=(*part.rows, tokens))
-    return bool(adapter.rows)
+            changed |= tokens.changes(start[end].source)
+    return changed
 
 
 def _replace_whole(adapter: LoraAdapter, start: Mapping[str, Part], result: Composition) -> bool:

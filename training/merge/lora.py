@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from training.errors import TrainingError
 from training.weights.rounding import Change
-from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor, read_floats
+from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor, read_floats, read_values
 
 Shape = tuple[int, ...]
 
@@ -164,9 +164,11 @@ class TokenRows:
                 " that the adapter was trained on, and merge into that"
             )
 
-    def values(self) -> NDArray[np.float32]:
-        """Return the rows; raise TrainingError for NaN or Inf."""
-        return _finite(self.rows)
+    def changes(self, weight: StoredTensor) -> bool:
+        """Return whether one row is not the weight's own; raise TrainingError for NaN or Inf."""
+        size = weight.shape[1]
+        own = [read_values(weight, number * size, size) for number in self.ids]
+        return not np.array_equal(_finite(self.rows), own)
 
 
 def total_change(pairs: Sequence[Pair | BiasShift]) -> Change:

@@ -90,7 +90,7 @@ def _add(model: PreTrainedModel, adapter: LoraAdapter) -> PeftModel:
 
 
 def _touches_ends(adapter: LoraAdapter) -> bool:
-    return any(map(is_end, (*adapter.pairs, *adapter.whole)))
+    return any(map(is_end, (*adapter.pairs, *adapter.whole, *adapter.rows)))
 
 
 def _token_ids(directory: Path, prompts: Sequence[str]) -> list[torch.Tensor]:

@@ -170,6 +170,14 @@ def test_trained_tokens_of_two_adapters(base: Path, tmp_path: Path) -> None:
     assert report.changed == 3
 
 
+def test_trained_tokens_that_are_the_base_s_change_nothing(base: Path, tmp_path: Path) -> None:
+    adapter = tiny_adapter(
+        base, tmp_path / "a", std=0, target_modules=["q_proj"], trainable_token_indices=[5, 9]
+    )
+    with pytest.raises(TrainingError, match="changes nothing"):
+        merge(base, [adapter], tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("ids", "words"),
     [
