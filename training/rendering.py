@@ -14,7 +14,7 @@ from training.data.rows import Row
 from training.errors import TrainingError
 from training.files import read_optional_json
 from training.model_directory.templates import known_templates, read_template
-from training.model_directory.token_ids import roles_by_id
+from training.model_directory.token_ids import read_tokens, roles_by_id
 
 # Where tokenizers differ: case, digits, blanks, line ends, accents, scripts.
 PROBE = "I'm 12345  kg!\n\n\tÉtude e\u0301 咽炎，38.5℃。 don'T\r\n  x=y_2 ﬁ Ⅳ 🙂"
@@ -52,7 +52,8 @@ def load_tokenizer(model: Path, template: str | None) -> Tokenizer:
 def _load(model: Path) -> Tokenizer:
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(model))
-        for role, token in roles_by_id(read_optional_json(model / "config.json"), model).items():
+        config = read_optional_json(model / "config.json")
+        for role, token in roles_by_id(config, read_tokens(model)).items():
             setattr(tokenizer, role, token)
         _refuse_odd_settings(model, tokenizer)
         _refuse_other_ids(model, tokenizer)

@@ -7,7 +7,12 @@ from typing import Any
 
 from training.files import JsonObject, parsing, read_json, write_json
 from training.model_directory.directory import TIES, ModelDirectory
-from training.model_directory.token_ids import check_vocabulary, correct_ids, roles_by_id
+from training.model_directory.token_ids import (
+    check_vocabulary,
+    correct_ids,
+    read_tokens,
+    roles_by_id,
+)
 from training.model_directory.tokenizer_files import (
     TOKENIZER_CONFIG,
     finish_tokenizer,
@@ -41,14 +46,15 @@ def copy_model_files(
     """
     notes = _write_data(_changed(base.config, changes), output / "config.json")
     source = next(filter(has_tokenizer, reversed(adapters)), base.path)
-    check_vocabulary(source, rows)
+    tokens = read_tokens(source)
+    check_vocabulary(source, tokens, rows)
     _copy_files(base.path, ["generation_config.json"], output)
     _copy_files(source, TOKENIZER_FILES, output)
     if (source / TOKENIZER_CONFIG).exists():
         config = read_json(source / TOKENIZER_CONFIG)
         if (source / "tokenizer.json").exists():
             config["tokenizer_class"] = "PreTrainedTokenizerFast"  # others may not load that file
-            config |= roles_by_id(base.config, source)
+            config |= roles_by_id(base.config, tokens)
         notes += _write_data(config, output / TOKENIZER_CONFIG)
     if source != base.path and chat is None and own_template(output) is None:
         chat = own_template(base.path)

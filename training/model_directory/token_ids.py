@@ -1,7 +1,8 @@
 """The ids of a tokenizer's tokens: how many rows they need, and which ones the configs name."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,15 @@ from training.model_directory.tokenizer_files import TOKENIZER_CONFIG, own_templ
 CONFIGS = ("config.json", "generation_config.json")
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenizer's tokens with their ids, which of them are control tokens, and who has a role."""
+
+    ids: Mapping[str, int]
+    control: frozenset[str]
+    roles: Mapping[str, str]
+
+
 def correct_ids(directory: Path, rows: int | None) -> list[str]:
     """Bring the ids of a written model directory in line with its tokenizer; return notes.
 
@@ -21,14 +31,13 @@ def correct_ids(directory: Path, rows: int | None) -> list[str]:
     embeddings go. The first conversions of LLaMA, such as decapoda-research's, have all of them
     wrong.
     """
-    ids = read_token_ids(directory)
-    with parsing(directory / TOKENIZER_CONFIG, "the settings of a tokenizer"):
-        tokens = {role: ids[token] for role, token in _roles(directory) if token in ids}
+    tokens = read_tokens(directory)
+    ids = {role: tokens.ids[token] for role, token in tokens.roles.items() if token in tokens.ids}
     notes = []
     for name in CONFIGS:
         before = read_optional_json(directory / name)
         with parsing(directory / name, "a configuration with ids of tokens"):
-            after = _corrected(before, tokens, rows)
+            after = _corrected(before, ids, rows)
         if after != before:
             write_json(directory / name, after)
             changed = sorted(key for key in before if after.get(key) != before[key])
@@ -36,13 +45,13 @@ def correct_ids(directory: Path, rows: int | None) -> list[str]:
     return notes
 
 
-def _corrected(config: dict[str, Any], tokens: dict[str, int], rows: int | None) -> dict[str, Any]:
+def _corrected(config: dict[str, Any], ids: dict[str, int], rows: int | None) -> dict[str, Any]:
     limit = sys.maxsize if rows is None else rows
     changed = {**config, **dict.fromkeys(_outside(config, limit))}
-    if "bos_token" in tokens and isinstance(config.get("bos_token_id"), int):
-        changed["bos_token_id"] = tokens["bos_token"]
-    if "eos_token" in tokens and config.get("eos_token_id") is not None:
-        changed["eos_token_id"] = _ends(config["eos_token_id"], tokens, limit)
+    if "bos_token" in ids and isinstance(config.get("bos_token_id"), int):
+        changed["bos_token_id"] = ids["bos_token"]
+    if "eos_token" in ids and config.get("eos_token_id") is not None:
+        changed["eos_token_id"] = _ends(config["eos_token_id"], ids, limit)
     return changed
 
 
@@ -52,18 +61,18 @@ def _outside(config: JsonObject, limit: int) -> list[str]:
     return [key for key, i in ids.items() if isinstance(i, int) and not 0 <= i < limit]
 
 
-def _ends(ends: int | list[int], tokens: dict[str, int], limit: int) -> int | list[int]:
+def _ends(ends: int | list[int], ids: dict[str, int], limit: int) -> int | list[int]:
     """Where decoding stops: as before if the tokenizer's EOS is there, else at it as well."""
-    listed, eos = ends if isinstance(ends, list) else [ends], tokens["eos_token"]
+    listed, eos = ends if isinstance(ends, list) else [ends], ids["eos_token"]
     if eos in listed:
         return ends
-    others = [end for end in listed if 0 <= end < limit and end != tokens.get("bos_token")]
+    others = [end for end in listed if 0 <= end < limit and end != ids.get("bos_token")]
     return [eos, *others] if others else eos
 
 
-def check_vocabulary(source: Path, rows: int | None) -> None:
+def check_vocabulary(source: Path, tokens: Tokens, rows: int | None) -> None:
     """Raise TrainingError when the tokenizer in `source` has ids beyond the embeddings' `rows`."""
-    if rows is not None and (needed := count_rows(source)) > rows:
+    if rows is not None and (needed := count_rows(tokens, own_template(source) or "")) > rows:
         raise TrainingError(
             f"the tokenizer in {source} needs {needed} embedding rows, the model has {rows}: add"
             " the adapter that holds the grown embeddings, or use the tokenizer that belongs to"
@@ -72,64 +81,61 @@ def check_vocabulary(source: Path, rows: int | None) -> None:
         )
 
 
-def roles_by_id(config: JsonObject, directory: Path) -> dict[str, str]:
-    """Return BOS and EOS where the tokenizer in `directory` names none and `config` has their ids.
-
-    GPT-2's tokenizer leaves them to its class.
-    """
-    known = {role for role, _ in _roles(directory)}
-    tokens = {number: token for token, number in read_token_ids(directory).items()}
-    ids = {role: config.get(f"{role}_id") for role in ("bos_token", "eos_token")}
-    return {
-        role: tokens[number]
-        for role, number in ids.items()
-        if role not in known and isinstance(number, int) and number in tokens
-    }
-
-
-def count_rows(directory: Path) -> int:
-    """Return how many embedding rows the tokenizer in `directory` needs; 0 without one.
+def count_rows(tokens: Tokens, template: str) -> int:
+    """Return how many embedding rows a tokenizer with that chat template needs; 0 without tokens.
 
     Control tokens that have no role and are not in the chat template do not count: no text leads
     to them. Gemma 3's tokenizer has one for images, whose row its text-only models lack.
     """
-    with parsing(directory, "a directory whose tokenizer files fit together"):
-        template = own_template(directory) or ""
-        roles = {token for _, token in _roles(directory)}
-        met = {token for token in _control_tokens(directory) if token in template} | roles
-        unmet = {*_control_tokens(directory)} - met
-        ids = read_token_ids(directory)
-        return max((ids[token] for token in ids.keys() - unmet), default=-1) + 1
+    met = {token for token in tokens.control if token in template} | {*tokens.roles.values()}
+    unmet = tokens.control - met
+    return max((tokens.ids[token] for token in tokens.ids.keys() - unmet), default=-1) + 1
 
 
-def read_token_ids(directory: Path) -> dict[str, int]:
-    """Return the ids of a tokenizer's tokens by their text, of a list of pieces by their place.
+def roles_by_id(config: JsonObject, tokens: Tokens) -> dict[str, str]:
+    """Return BOS and EOS where the tokenizer names none and `config` has their ids.
 
-    Raises TrainingError for files that are no tokenizer; empty when there are none.
+    GPT-2's tokenizer leaves them to its class.
     """
-    if (directory / "tokenizer.json").exists():
-        return _ids_in_json(directory / "tokenizer.json")
-    if (directory / "tokenizer.model").exists():
-        pieces = read_sentencepiece(directory / "tokenizer.model").pieces
-        added = read_optional_json(directory / "added_tokens.json")
-        return {**{piece.piece: number for number, piece in enumerate(pieces)}, **added}
-    return {}
+    named = {number: token for token, number in tokens.ids.items()}
+    ids = {role: config.get(f"{role}_id") for role in ("bos_token", "eos_token")}
+    found = {role: named.get(number) for role, number in ids.items() if isinstance(number, int)}
+    return {role: token for role, token in found.items() if token and role not in tokens.roles}
 
 
-def _ids_in_json(path: Path) -> dict[str, int]:
+def read_tokens(directory: Path) -> Tokens:
+    """Read tokenizer.json, or else tokenizer.model, in `directory`; none when neither is there.
+
+    Raises TrainingError for files that are no tokenizer.
+    """
+    settings = read_optional_json(directory / TOKENIZER_CONFIG)
+    with parsing(directory, "a directory whose tokenizer files fit together"):
+        roles = dict(read_roles(directory, settings))
+        if (directory / "tokenizer.json").exists():
+            ids, control = _in_json(directory / "tokenizer.json")
+            for token in roles.values():  # one that is not there is added, as loaders do
+                ids.setdefault(token, max(ids.values(), default=-1) + 1)
+            return Tokens(ids, control, roles)
+        return Tokens(_in_pieces(directory), frozenset(), roles)
+
+
+def _in_json(path: Path) -> tuple[dict[str, int], frozenset[str]]:
+    """The ids by token, those of a list of pieces by their place; and the control tokens."""
     with parsing(path, "a tokenizer of the tokenizers library"):
         tokenizer = read_json(path)
         vocabulary = tokenizer.get("model", {}).get("vocab", {})
         if not isinstance(vocabulary, dict):
             vocabulary = {piece: number for number, (piece, _) in enumerate(vocabulary)}
-        added = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
-        return {token: int(number) for token, number in (vocabulary | added).items()}
+        added = tokenizer.get("added_tokens", [])
+        ids = vocabulary | {token["content"]: token["id"] for token in added}
+        control = frozenset(token["content"] for token in added if token.get("special"))
+        return {token: int(number) for token, number in ids.items()}, control
 
 
-def _control_tokens(directory: Path) -> list[str]:
-    tokenizer = read_optional_json(directory / "tokenizer.json")
-    return [each["content"] for each in tokenizer.get("added_tokens", []) if each.get("special")]
-
-
-def _roles(directory: Path) -> Iterator[tuple[str, str]]:
-    return read_roles(directory, read_optional_json(directory / TOKENIZER_CONFIG))
+def _in_pieces(directory: Path) -> dict[str, int]:
+    if not (directory / "tokenizer.model").exists():
+        return {}
+    pieces = read_sentencepiece(directory / "tokenizer.model").pieces
+    added = read_optional_json(directory / "added_tokens.json")
+    ids = {piece.piece: number for number, piece in enumerate(pieces)}
+    return ids | {token: int(number) for token, number in added.items()}

@@ -116,5 +116,7 @@ def read_roles(directory: Path, config: JsonObject) -> Iterator[tuple[str, str]]
     for role in TOKEN_ROLES:
         token = settings.get(role)
         token = token.get("content") if isinstance(token, dict) else token
+        if token and not isinstance(token, str):
+            raise TrainingError(f"{directory}: {role} must be a token, not {token!r}")
         if token:
             yield role, token

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from training.errors import TrainingError
 from training.files import read_text
+from training.model_directory.templates import read_template
 
 Targets = Literal["all-linear"] | list[str]
 
@@ -122,6 +123,16 @@ class TrainConfig(_Section):
     adalora: AdaLoraSettings | None = None
     prefix: PrefixSettings | None = None
     optim: OptimSettings
+
+    @field_validator("template")
+    @classmethod
+    def _is_there(cls, template: str | None) -> str | None:
+        try:
+            if template is not None:
+                read_template(template)
+        except TrainingError as error:
+            raise ValueError(str(error)) from error
+        return template
 
     @property
     def adapter_sections(self) -> dict[str, LoraSettings | AdaLoraSettings | PrefixSettings]:

@@ -7,7 +7,7 @@ from training.errors import TrainingError
 from training.merge.prefix_files import check_takes_prefix, refuse_prefixed
 from training.model_directory.directory import read_model_directory
 from training.model_directory.hub import local_directory
-from training.model_directory.token_ids import check_vocabulary
+from training.model_directory.token_ids import check_vocabulary, read_tokens
 from training.train.config import TrainConfig
 from training.train.record import (
     Inputs,
@@ -84,7 +84,7 @@ def _check_base(config: TrainConfig) -> None:
     if base.ends is None and base.architecture is None:
         kind = base.config.get("model_type")
         raise TrainingError(f"{base.path}: transformers knows no language model of type {kind!r}")
-    check_vocabulary(base.path, base.rows)
+    check_vocabulary(base.path, read_tokens(base.path), base.rows)
 
 
 def _check_same_run(record: Path, settings: dict[str, object], inputs: Inputs) -> None:

@@ -15,7 +15,7 @@ from training.data.collate import EncodedSample, Features, features
 from training.data.rows import Row
 from training.errors import TrainingError, refuse
 from training.files import write_aside
-from training.model_directory.directory import read_model_directory
+from training.model_directory.directory import ModelDirectory, read_model_directory
 from training.progress import Meter
 from training.rendering import encode_sample, load_tokenizer
 from training.train.adapters import trainable, write_adapter
@@ -142,25 +142,23 @@ def _encode(
     config: TrainConfig, rows: Mapping[str, list[Row]]
 ) -> tuple[PreTrainedTokenizerBase, dict[str, list[Features]]]:
     """The tokenizer, and every split as a list of model inputs."""
-    embeddings = read_model_directory(config.model).rows or sys.maxsize
+    base = read_model_directory(config.model)
     tokenizer = load_tokenizer(config.model, config.template)
     datasets = {}
     for split, split_rows in rows.items():
         meter = Meter(f"tokenise {split}", len(split_rows), "row", leave=False, shown=is_first())
         encode = partial(encode_sample, tokenizer, max_length=config.data.max_length)
-        samples = list(_encoded(encode, meter.over(split_rows), embeddings))
+        samples = list(_encoded(encode, meter.over(split_rows), base))
         _report_sizes(split, samples, config.data.max_length)
         datasets[split] = [features(sample) for sample in samples]
     return tokenizer, datasets
 
 
 def _encoded(
-    encode: Callable[[Row], EncodedSample], rows: Iterable[Row], embeddings: int
+    encode: Callable[[Row], EncodedSample], rows: Iterable[Row], base: ModelDirectory
 ) -> Iterator[EncodedSample]:
-    """Each row's sample; every row that has none is named in one error at the end.
-
-    `embeddings` is how many rows of them the base has.
-    """
+    """Each row's sample; every row that has none is named in one error at the end."""
+    embeddings = base.rows or sys.maxsize
     problems = []
     for row in rows:
         try:
@@ -171,9 +169,9 @@ def _encoded(
         largest = max(*sample.prompt_ids, *sample.answer_ids)
         if largest >= embeddings:
             problems.append(
-                f"{row.where}: it becomes a token of id {largest}, for which the base has no row of"
-                f" its {embeddings} embeddings: resize them, or take the token out of text or"
-                " chat template"
+                f"{row.where}: it becomes a token of id {largest}, and {base.path} has {embeddings}"
+                " rows of embeddings: resize them, or take the token out of text, chat template or"
+                " tokenizer_config.json"
             )
         yield sample
     refuse(problems)

@@ -158,6 +158,9 @@ def test_a_control_token_that_nothing_leads_to_needs_no_row(
     roles = {role: "<image>"} if role else {}
     settings = {"chat_template": template, **roles} if template else roles
     (adapter / "tokenizer_config.json").write_text(json.dumps(settings))
+    if role:  # one that tokenizer.json does not have is added by whoever loads it
+        assert "needs 65 embedding rows" in refused(tmp_path, adapter)
+        (adapter / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 63}}}))
     if fits:
         assert merge(base, [adapter], tmp_path / "out").changed
     else:

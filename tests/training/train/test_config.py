@@ -97,6 +97,16 @@ def test_a_file_goes_before_a_shipped_recipe_of_its_name(
     assert load_config(Path("llama_lora"), []).output == Path("adapter")
 
 
+@pytest.mark.parametrize("template", ["lama", "nowhere.jinja", "''"])
+def test_a_template_that_is_not_there_is_refused_with_its_line(
+    tmp_path: Path, template: str
+) -> None:
+    with pytest.raises(
+        TrainingError, match=r"recipe\.yaml:9: template .*chatglm2, chatglm3, llama"
+    ):
+        load(tmp_path, GOOD + f"template: {template}\n")
+
+
 @pytest.mark.parametrize("name", ["lama_lora", "llama_lora.yaml", "recipes/llama_lora", "."])
 def test_an_unknown_recipe_names_the_known_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -115,8 +125,8 @@ def test_what_yaml_takes_for_a_number_or_a_date_is_text_where_text_is_wanted(
     path = tmp_path / "recipe.yaml"
     path.write_text(GOOD.replace("adapter", text))
     assert load_config(path, []).output == Path(text)
-    config = load_config(path, [f"model={text}", f"template={text}", f"lora.targets=[{text}, b]"])
-    assert (config.model, config.template) == (Path(text), text)
+    config = load_config(path, [f"model={text}", f"lora.targets=[{text}, b]"])
+    assert config.model == Path(text)
     assert config.lora
     assert config.lora.targets == [text, "b"]
 
