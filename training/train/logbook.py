@@ -82,8 +82,8 @@ def _entry(line: str) -> Entry | None:
     """None for a line that a kill or a power cut left half written."""
     try:
         entry = json.loads(line)
-        if isinstance(entry["update"], int):
+        if "update" in entry and all(type(value) in (int, float) for value in entry.values()):
             return dict(entry)
-    except (ValueError, RecursionError, KeyError, TypeError):
+    except (ValueError, RecursionError, AttributeError, TypeError):
         pass
     return None

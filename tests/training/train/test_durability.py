@@ -160,7 +160,9 @@ def test_a_record_cut_short_is_named(
         assert_same(whole / "adapter", adapter)
 
 
-@pytest.mark.parametrize("tail", ["", '{"update": 5, "lo', "\0\0\0", '{"loss": 1}', "[]", "1e9"])
+@pytest.mark.parametrize(
+    "tail", ["", '{"update": 5, "lo', "\0\0\0", '{"loss": 1}', '{"update": 5, "loss": "x"}', "1e9"]
+)
 def test_a_log_with_a_torn_end_is_gone_on_with(whole: Path, run: Path, tail: str) -> None:
     path = run / "log.jsonl"
     lines = path.read_text().splitlines()
