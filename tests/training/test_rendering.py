@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from tests.families import FAMILIES, write_family
-from tests.models import edit_json
+from tests.models import edit_json, tiny_adapter
 from training.data.rows import Row
 from training.errors import TrainingError
+from training.merge.job import merge
 from training.model_directory.templates import read_template
 from training.rendering import PROBE, encode_prompt, encode_sample, load_tokenizer
 
@@ -49,6 +51,26 @@ def test_roles_that_only_the_config_knows_are_taken_by_their_ids(tmp_path: Path)
     edit_json(base / "config.json", eos_token_id=None)
     with pytest.raises(TrainingError, match="has no eos_token"):
         load_tokenizer(base, None)
+
+
+@pytest.mark.parametrize("family", ["llama3", "qwen3", "mistral"])
+def test_a_word_whose_id_the_config_names_stays_a_word(tmp_path: Path, family: str) -> None:
+    """As BOS or EOS it would be cut out of every text that has it, whole or not."""
+    base = write_family(family, tmp_path / "base")
+    raw = Tokenizer.from_file(str(base / "tokenizer.json"))
+    word = raw.encode("头痛 hello", add_special_tokens=False).ids[0]
+    edit_json(base / "config.json", bos_token_id=word, eos_token_id=word)
+    without = {"bos_token", "eos_token", "pad_token"}
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    kept = {key: value for key, value in config.items() if key not in without}
+    (base / "tokenizer_config.json").write_text(json.dumps(kept))
+    with pytest.raises(TrainingError, match="has no eos_token"):
+        load_tokenizer(base, None)
+    merge(base, [tiny_adapter(base, tmp_path / "adapter")], tmp_path / "out")
+    merged = PreTrainedTokenizerFast.from_pretrained(str(tmp_path / "out"))
+    for text in (PROBE, "头痛 hello", "头 头痛hello 痛"):
+        ids = merged.encode(text, add_special_tokens=False)
+        assert ids == raw.encode(text, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize(

@@ -93,11 +93,12 @@ def count_rows(tokens: Tokens, template: str) -> int:
 
 
 def roles_by_id(config: JsonObject, tokens: Tokens) -> dict[str, str]:
-    """Return BOS and EOS where the tokenizer names none and `config` has their ids.
+    """Return BOS and EOS where the tokenizer names none and `config` has control tokens' ids.
 
-    GPT-2's tokenizer leaves them to its class.
+    GPT-2's tokenizer leaves them to its class. Words are not taken: with a role they would be cut
+    out of every text, and a class's default id may be any word's.
     """
-    named = {number: token for token, number in tokens.ids.items()}
+    named = {tokens.ids[token]: token for token in tokens.control}
     ids = {role: config.get(f"{role}_id") for role in ("bos_token", "eos_token")}
     found = {role: named.get(number) for role, number in ids.items() if isinstance(number, int)}
     return {role: token for role, token in found.items() if token and role not in tokens.roles}
