@@ -37,6 +37,8 @@ export class Result {
     this.answers = new Map();
     this.undrawn = new Map();
     this.factsShown = 0;
+    this.follows = true;
+    this.scrolledTo = 0;
     if (this.mode === "chat") {
       const asked = this.block("question", "you");
       asked.textContent = question;
@@ -53,19 +55,35 @@ export class Result {
     this.undrawn.set(index, (this.undrawn.get(index) ?? "") + text);
   }
 
-  /** Show what has arrived. The view follows only a reader who is at the end. */
+  /** Show what has arrived. */
   draw() {
+    this.follow(() => {
+      for (const [index, text] of this.undrawn) this.answer(index).appendData(text);
+      this.undrawn.clear();
+    });
+  }
+
+  /**
+   * The view stays at the end while `change` makes the text longer, unless the reader scrolled up.
+   * A distance alone does not say so: a font that is loaded late makes the text longer as well.
+   */
+  follow(change) {
     const { output } = this;
-    const atEnd = output.scrollHeight - output.scrollTop - output.clientHeight < NEAR_THE_END_PX;
-    for (const [index, text] of this.undrawn) this.answer(index).appendData(text);
-    this.undrawn.clear();
-    if (atEnd) output.scrollTop = output.scrollHeight;
+    const distance = output.scrollHeight - output.scrollTop - output.clientHeight;
+    if (distance < NEAR_THE_END_PX) this.follows = true;
+    else if (output.scrollTop < this.scrolledTo) this.follows = false;
+    change();
+    if (this.follows) output.scrollTop = output.scrollHeight;
+    this.scrolledTo = output.scrollTop;
   }
 
   /** The whole text of answer `index`, which is what counts. */
   replace({ index, text }) {
     this.draw();
-    if (this.answer(index).data !== text) this.answer(index).data = text;
+    if (this.answer(index).data === text) return;
+    this.follow(() => {
+      this.answer(index).data = text;
+    });
   }
 
   /** The text of the first answer. */

@@ -90,6 +90,7 @@ def test_a_long_answer_is_followed_only_by_a_reader_at_its_end(visit: Visit) -> 
     assert output.evaluate(FROM_THE_END) < 5
     visit.fill(**ENDLESS)
     visit.send(PROMPT)
+    expect(visit.page.locator("article.running")).to_be_visible()  # the earlier answer is gone
     while output.evaluate("element => element.scrollTop") < 100:
         visit.page.wait_for_timeout(20)
     output.evaluate("element => element.scrollTo(0, 0)")
