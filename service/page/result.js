@@ -14,6 +14,7 @@ export class Result {
     this.part = (name) => card.querySelector(`.${name}`);
     this.element = card;
     this.output = this.part("output");
+    this.grown = new ResizeObserver(() => this.follow()); // a late font makes text longer
     this.part("copy").addEventListener("click", () => this.copyCommand());
     translate(card);
     this.clear();
@@ -63,16 +64,13 @@ export class Result {
     });
   }
 
-  /**
-   * The view stays at the end while `change` makes the text longer, unless the reader scrolled up.
-   * A distance alone does not say so: a font that is loaded late makes the text longer as well.
-   */
+  /** Change the text; the view stays at its end, unless the reader has scrolled up. */
   follow(change) {
     const { output } = this;
     const distance = output.scrollHeight - output.scrollTop - output.clientHeight;
     if (distance < NEAR_THE_END_PX) this.follows = true;
     else if (output.scrollTop < this.scrolledTo) this.follows = false;
-    change();
+    change?.();
     if (this.follows) output.scrollTop = output.scrollHeight;
     this.scrolledTo = output.scrollTop;
   }
@@ -164,6 +162,7 @@ export class Result {
     say(name, key, values);
     section.append(name, text);
     this.output.append(section);
+    this.grown.observe(section);
     this.turn.push(section);
     return text;
   }
