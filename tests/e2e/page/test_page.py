@@ -101,6 +101,23 @@ def test_a_long_answer_is_followed_only_by_a_reader_at_its_end(visit: Visit) -> 
     assert output.evaluate("element => element.scrollTop") == 0
 
 
+def test_a_text_that_grows_by_itself_is_followed_like_one_that_is_written(visit: Visit) -> None:
+    """As when a font comes late: the end stays in view, unless the reader has scrolled up."""
+    output = visit.card(".output")
+    visit.ask(PROMPT, **LONG)
+    grow = "(element, size) => { element.querySelector('.text').style.fontSize = size }"
+    height = output.evaluate("element => element.scrollHeight")
+    output.evaluate(grow, "2rem")
+    visit.page.wait_for_function("before => document.querySelector('article:not([hidden]) .output')"
+                                 ".scrollHeight > before + 100", arg=height)  # fmt: skip
+    visit.page.wait_for_timeout(200)
+    assert output.evaluate(FROM_THE_END) < 5
+    output.evaluate("element => element.scrollTo(0, 0)")
+    output.evaluate(grow, "3rem")
+    visit.page.wait_for_timeout(200)
+    assert output.evaluate("element => element.scrollTop") == 0
+
+
 def test_a_bad_parameter_is_told_at_its_field(visit: Visit) -> None:
     visit.fill(temperature="5")
     visit.send(PROMPT)
