@@ -13,6 +13,10 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.server import ServerProcess
 
+PROMPT = "写出医生的下一句回复：\n患者：咽痛有半个月了\n答："
+# min_tokens: with ignore_eos a model may well say nothing but its end, which is not shown
+LONG = {"max_tokens": "400", "temperature": "1", "seed": "1", "advanced": '{"min_tokens": 400}'}
+ENDLESS = LONG | {"max_tokens": "3500", "advanced": '{"min_tokens": 3500}'}
 Before = Callable[[Page], None]
 LIMIT_MS = 60_000
 START_LIMIT_MS = 120_000

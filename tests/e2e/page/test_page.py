@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -14,26 +13,15 @@ import pytest
 from playwright.sync_api import Browser, Route, expect
 
 from tests.e2e.conftest import KEYS
-from tests.e2e.page.browser import Visit, visiting
+from tests.e2e.page.browser import ENDLESS, PROMPT, Visit, visiting
 from tests.server import ServerProcess
 
-PROMPT = "写出医生的下一句回复：\n患者：咽痛有半个月了\n答："
-# min_tokens: with ignore_eos a model may well say nothing but its end, which is not shown
-LONG = {"max_tokens": "400", "temperature": "1", "seed": "1", "advanced": '{"min_tokens": 400}'}
-ENDLESS = LONG | {"max_tokens": "3500", "advanced": '{"min_tokens": 3500}'}
 WATCH_LENGTHS = """() => {
   window.lengths = [];
   const output = document.querySelector("article:not([hidden]) .output");
   const look = () => window.lengths.push(output.textContent.length);
   new MutationObserver(look).observe(output, {subtree: true, childList: true, characterData: true});
 }"""
-FROM_THE_END = "element => element.scrollHeight - element.scrollTop - element.clientHeight"
-
-
-@pytest.fixture
-def visit(browser: Browser, server: ServerProcess) -> Iterator[Visit]:
-    with visiting(browser, server) as open_page:
-        yield open_page
 
 
 def test_an_answer_grows_and_is_the_one_that_generate_gives(
@@ -81,41 +69,6 @@ def wait_for_running(server: ServerProcess, count: int) -> None:
     while server.metric("vllm:num_requests_running") != count:
         assert time.monotonic() < deadline, f"num_requests_running did not become {count}"
         time.sleep(0.1)
-
-
-def test_a_long_answer_is_followed_only_by_a_reader_at_its_end(visit: Visit) -> None:
-    output = visit.card(".output")
-    visit.ask(PROMPT, **LONG)
-    assert output.evaluate("element => element.scrollTop") > 100
-    assert output.evaluate(FROM_THE_END) < 5
-    visit.fill(**ENDLESS)
-    visit.send(PROMPT)
-    expect(visit.page.locator("article.running")).to_be_visible()  # the earlier answer is gone
-    while output.evaluate("element => element.scrollTop") < 100:
-        visit.page.wait_for_timeout(20)
-    output.evaluate("element => element.scrollTo(0, 0)")
-    length = len(visit.answer())
-    while len(visit.answer()) < length + 200:
-        visit.page.wait_for_timeout(20)
-    visit.page.keyboard.press("Escape")
-    assert output.evaluate("element => element.scrollTop") == 0
-
-
-def test_a_text_that_grows_by_itself_is_followed_like_one_that_is_written(visit: Visit) -> None:
-    """As when a font comes late: the end stays in view, unless the reader has scrolled up."""
-    output = visit.card(".output")
-    visit.ask(PROMPT, **LONG)
-    grow = "(element, size) => { element.querySelector('.text').style.fontSize = size }"
-    height = output.evaluate("element => element.scrollHeight")
-    output.evaluate(grow, "2rem")
-    visit.page.wait_for_function("before => document.querySelector('article:not([hidden]) .output')"
-                                 ".scrollHeight > before + 100", arg=height)  # fmt: skip
-    visit.page.wait_for_timeout(200)
-    assert output.evaluate(FROM_THE_END) < 5
-    output.evaluate("element => element.scrollTo(0, 0)")
-    output.evaluate(grow, "3rem")
-    visit.page.wait_for_timeout(200)
-    assert output.evaluate("element => element.scrollTop") == 0
 
 
 def test_a_bad_parameter_is_told_at_its_field(visit: Visit) -> None:
