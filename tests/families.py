@@ -160,8 +160,7 @@ def write_family(name: str, path: Path) -> Path:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     family = FAMILIES[name]
-    tokenizer = _tokenizer(family)
-    tokenizer.chat_template = family.template
+    tokenizer = family_tokenizer(name)
     config = AutoConfig.for_model(
         family.kind,
         **{key: v for key, v in (SIZES | family.settings).items() if v is not None},
@@ -178,11 +177,12 @@ def write_family(name: str, path: Path) -> Path:
     return path
 
 
-def _tokenizer(family: Family) -> Any:
-    """Byte-level BPE, as most of these families have."""
+def family_tokenizer(name: str) -> Any:
+    """Byte-level BPE, as most of these families have, with the chat template."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    family = FAMILIES[name]
     tokenizer = Tokenizer(models.BPE())
     steps: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
     if family.kind == "qwen2":  # whose class transformers takes for every model of the type
@@ -199,6 +199,7 @@ def _tokenizer(family: Family) -> Any:
     )
     tokenizer.train_from_iterator(["感冒了怎么办？多喝水。the capital of France"] * 3, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=family.bos, eos_token=family.eos,
+        tokenizer_object=tokenizer, chat_template=family.template,
+        bos_token=family.bos, eos_token=family.eos,
         pad_token=family.eos, model_max_length=CONTEXT, clean_up_tokenization_spaces=False,
     )  # fmt: skip

@@ -10,7 +10,7 @@ def adapted(base: Path, adapter: Path) -> tuple[Any, Any]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from training.rendering import load_tokenizer
+    from training.rendering.tokenizer import load_tokenizer
 
     torch.set_num_threads(1)  # the server's engine wants the other core
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -23,7 +23,7 @@ def greedy_ids(
     """The ids that greedy decoding puts after the rendered prompt, `tokens` or up to the end."""
     import torch
 
-    from training.rendering import encode_prompt
+    from training.rendering.conversation import encode_prompt
 
     ids = encode_prompt(tokenizer, prompt)
     ends = {"eos_token_id": None, "min_new_tokens": tokens} if ignore_eos else {}

@@ -74,7 +74,8 @@ def _model(base: Path) -> tuple[Any, list[list[int]]]:
     from transformers import AutoModelForCausalLM
 
     import training.chatglm  # noqa: F401
-    from training.rendering import encode_prompt, load_tokenizer
+    from training.rendering.conversation import encode_prompt
+    from training.rendering.tokenizer import load_tokenizer
 
     torch.set_num_threads(1)  # as the server's engine
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()

@@ -12,12 +12,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from tests.models import tiny_llama
+from training.data.batches import Dataset
 from training.data.collate import IGNORED, Batch, Features, pad
+from training.data.mixture import Part
 from training.train.checkpoints import RunProgress
 from training.train.config import TrainConfig
 from training.train.distributed import Processes
@@ -95,7 +98,8 @@ def run(folder: Path, rows: Sequence[Features], batching: str) -> Run:
 
     config = TrainConfig.model_validate(settings)
     one = Processes(0, 1, torch.device("cpu"))
-    return build_run(config, {"train": rows}, 0, one, folder)[0]
+    data = Dataset(rows, (Part(len(rows), Fraction(len(rows))),))
+    return build_run(config, {"train": data}, 0, one, folder)[0]
 
 
 def as_original(ours: Run) -> Run:

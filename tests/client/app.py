@@ -27,7 +27,7 @@ def answer_to(ids: Sequence[int]) -> str:
 
 
 def expected(tokenizer: Any, prompt: str) -> str:
-    return answer_to(PromptEncoder(tokenizer).encode(prompt, raw=False))
+    return answer_to(PromptEncoder(tokenizer).encode(prompt))
 
 
 class EchoEngine(FakeEngine):

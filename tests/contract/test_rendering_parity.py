@@ -4,7 +4,6 @@ import copy
 import json
 import resource
 from collections.abc import Callable
-from functools import partial
 from inspect import getclosurevars
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from vllm.tokenizers.hf import maybe_make_thread_pool
 
 from service.engine.tokenizers import limit_pooled_caches
 from service.generation.prompt import PromptEncoder
-from training.rendering import encode_prompt, load_tokenizer
+from training.rendering.conversation import encode_prompt
+from training.rendering.tokenizer import load_tokenizer
 
 ODD = [
     "感冒了怎么办？\n答：",
@@ -37,7 +37,7 @@ def test_ids_of_odd_prompts_are_equal(tokenizer: Any) -> None:
 def test_truncation_that_others_set_does_not_reach_prompts(tokenizer: Any) -> None:
     used_elsewhere = copy.deepcopy(tokenizer)
     used_elsewhere.backend_tokenizer.enable_truncation(5)
-    assert len(PromptEncoder(used_elsewhere).encode("a" * 500, raw=False)) > 5
+    assert len(PromptEncoder(used_elsewhere).encode("a" * 500)) > 5
 
 
 def resident_bytes() -> int:
@@ -49,7 +49,7 @@ def test_prompts_are_not_kept_in_memory(tokenizer: Any, route: str) -> None:
     """A tokenizer's own cache would hold 1.6 KB for every prompt: 24 MB here."""
     used = copy.deepcopy(tokenizer)
     if route == "/generate":
-        encode: Callable[[str], Any] = partial(PromptEncoder(used).encode, raw=False)
+        encode: Callable[[str], Any] = PromptEncoder(used).encode
     else:
         limit_pooled_caches(maybe_make_thread_pool(used))
         borrow = getclosurevars(type(used).encode).nonlocals["_borrow_from_pool"]
@@ -76,7 +76,7 @@ def test_ids_of_the_demo_are_equal(demo: Path, split: str) -> None:
 
 def _assert_same(trained: Any, served: Any, prompt: str) -> None:
     in_training = encode_prompt(trained, prompt)
-    in_serving = PromptEncoder(served).encode(prompt, raw=False)
+    in_serving = PromptEncoder(served).encode(prompt)
     assert in_training == in_serving
     assert in_serving.count(served.bos_token_id) == 1
     assert in_serving[0] == served.bos_token_id

@@ -17,7 +17,7 @@ from tests.families import write_family
 from tests.models import tiny_adapter
 from tests.reference import adapted
 from tests.server import ServerProcess, serving
-from training.rendering import encode_prompt
+from training.rendering.conversation import encode_prompt
 
 WIDTH = 4
 TELL_OF_COMPILATIONS = {"TORCH_LOGS": "dynamo"}

@@ -42,10 +42,24 @@ def recipe(tmp_path: Path, base_model: Path) -> Path:
     return write_recipe(tmp_path, base_model)
 
 
+def messages(question: str, answer: str) -> list[dict[str, str]]:
+    said = {"user": question, "assistant": answer}
+    return [{"role": role, "content": text} for role, text in said.items()]
+
+
+def mixture(folder: Path, *weights: float) -> str:
+    """The setting of both files that `write_recipe` writes, in these shares."""
+    files = zip(("train.json", "more.json"), weights, strict=True)
+    parts = [{"path": str(folder / name), "weight": weight, "cap": 9} for name, weight in files]
+    return f"data.train={json.dumps(parts)}"
+
+
 def write_recipe(folder: Path, base_model: Path) -> Path:
-    """Write `folder`/recipe.yaml and its data; the adapter goes to `folder`/adapter."""
+    """Write `folder`/recipe.yaml, its data and more; the adapter goes to `folder`/adapter."""
     data = folder / "train.json"
-    data.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS), "utf-8")
+    more = [{"messages": messages(f"更多{i}", f"好{i % 3}")} for i in range(11)]
+    for path, rows in ((data, ROWS), (folder / "more.json", more)):
+        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8")
     settings = {
         "model": str(base_model),
         "output": str(folder / "adapter"),

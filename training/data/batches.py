@@ -5,22 +5,33 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
+from training.data.collate import Features
+from training.data.mixture import Mixture, Part
+
 WINDOW = 50  # updates whose samples are sorted by length together
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The samples of a split, file by file."""
+
+    samples: Sequence[Features] = ()
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: thousands of lengths are not
 class SampleOrder:
     """The batches of a run of `updates` updates, `batch_size` samples each.
 
-    Every epoch is a permutation of its own and the epochs follow one another without a gap, so
-    every batch is full. With `grouped`, the samples of `WINDOW` updates are sorted by length before
-    they are cut into batches, and those batches come in random order.
+    The samples follow one another as in the mixture, without a gap, so every batch is full. With
+    `grouped`, the samples of `WINDOW` updates are sorted by length before they are cut into
+    batches, and those batches come in random order.
     """
 
     lengths: tuple[int, ...]
     batch_size: int
     updates: int
-    seed: int
+    mixture: Mixture
     grouped: bool
 
     def batch(self, update: int) -> list[int]:
@@ -48,16 +59,8 @@ def _window(order: SampleOrder, number: int) -> list[list[int]]:
     first = number * WINDOW
     count = min(WINDOW, order.updates - first)
     size = order.batch_size
-    stream = range(first * size, (first + count) * size)
-    samples = [_epoch(order, place // len(order.lengths))[place % len(order.lengths)]
-               for place in stream]  # fmt: skip
+    samples = order.mixture.samples(first * size, (first + count) * size)
     if order.grouped:
         samples.sort(key=order.lengths.__getitem__)
     batches = [samples[start : start + size] for start in range(0, len(samples), size)]
-    return Random(f"{order.seed} window {number}").sample(batches, count)
-
-
-@lru_cache(maxsize=2)
-def _epoch(order: SampleOrder, epoch: int) -> list[int]:
-    count = len(order.lengths)
-    return Random(f"{order.seed} epoch {epoch}").sample(range(count), count)
+    return Random(f"{order.mixture.seed} window {number}").sample(batches, count)

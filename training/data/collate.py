@@ -12,19 +12,36 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """Token ids of one sample: the prompt (exactly one BOS), then the answer up to its end."""
+    """Token ids of one sample: what is given (exactly one BOS), then an answer, and so on."""
 
-    prompt_ids: list[int]
-    answer_ids: list[int]
+    turns: tuple[tuple[list[int], list[int]], ...]
+    """What is given and what is learned, alternating."""
     cut_tokens: int = 0
     """How many tokens of the prompt were left out to fit the maximum length."""
 
+    @property
+    def ids(self) -> list[int]:
+        """All of them, in their order."""
+        return [i for turn in self.turns for part in turn for i in part]
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """Those before the first answer."""
+        return self.turns[0][0]
+
+    @property
+    def answer_ids(self) -> list[int]:
+        """The last answer up to its end."""
+        return self.turns[-1][1]
+
 
 def features(sample: EncodedSample) -> Features:
-    """`input_ids` and `labels` of equal length; only the answer carries a loss."""
+    """`input_ids` and `labels` of equal length; only answers carry a loss."""
     return {
-        "input_ids": sample.prompt_ids + sample.answer_ids,
-        "labels": [IGNORED] * len(sample.prompt_ids) + sample.answer_ids,
+        "input_ids": sample.ids,
+        "labels": [
+            label for given, learned in sample.turns for label in ([IGNORED] * len(given) + learned)
+        ],
     }
 
 

@@ -1,98 +1,98 @@
-"""Instruction data: JSON lines with one prompt and one response an object."""
+"""Files of instruction data: JSON lines with one conversation an object."""
 
 import json
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
+from training.data.formats import Fields, Format, Layout, recognise, to_row
+from training.data.messages import Row
 from training.errors import TrainingError, refuse
 from training.files import read_text
 
-Rounds = tuple[tuple[str, str], ...]
-ROUNDS: TypeAdapter[Rounds] = TypeAdapter(Rounds)
+TASK = "task_dataset"
+"""PromptCBLUE's column for the task of a row."""
+LIST = (
+    "a JSON list; rows of two columns stand one a line, as the client reads them too:"
+    " jq -c '.[]' FILE writes them so"
+)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One training sample as text, and where it came from."""
+def load_rows(path: Path, layout: Layout) -> list[Row]:
+    """Read JSON lines, or a JSON list of chat data; all rows have the format of the first one.
 
-    prompt: str
-    response: str
-    where: str
-    """`file:line`, for messages."""
-    history: Rounds = ()
-    """Earlier rounds of the conversation, oldest first: question and answer."""
-
-
-def read_rows(path: Path, prompt: str, response: str, history: str | None = None) -> list[Row]:
-    """Read every line of `path`; `prompt`, `response` and `history` name the columns.
-
-    The history may be missing in a row or null. Only a line feed ends a line: a U+2028 inside a
-    JSON string is text. Blank lines are passed over.
+    Only a line feed ends a line: a U+2028 inside a JSON string is text. Blank lines are passed
+    over.
     Raises TrainingError with file and line of everything that is not a usable sample.
     """
-    rows: list[Row] = []
-    problems: list[str] = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(_row(line, f"{path}:{number}", (prompt, response, history)))
-            except TrainingError as error:
-                problems.append(str(error))
+    rows, problems = scan_rows(path, layout)
     refuse(problems)
     if not rows:
         raise TrainingError(f"{path}: no samples in it, expected one JSON object a line")
     return rows
 
 
-def _row(line: str, where: str, columns: tuple[str, str, str | None]) -> Row:
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise TrainingError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from error
-    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
-        raise TrainingError(f"{where}: broken JSON: {error}") from error
+def read_rows(path: Path, prompt: str, response: str, history: str | None = None) -> list[Row]:
+    """As `load_rows`, of a file with a column of prompts and one of answers."""
+    return load_rows(path, Layout("columns", prompt, response, history))
+
+
+def scan_rows(path: Path, layout: Layout) -> tuple[list[Row], list[str]]:
+    """As `load_rows`; what is no usable sample is told beside those that are."""
+    rows: list[Row] = []
+    problems: list[str] = []
+    form: Format | None = None
+    for where, record in records(path):
+        try:
+            fields = to_fields(record, where)
+            form = form or recognise(fields, layout, where)
+            if form == "columns" and record is fields:
+                return [], [f"{path}: {LIST}"]
+            _refuse_other_format(fields, form, layout, where)
+            task = fields.get(TASK)
+            row = to_row(fields, form, layout, where)
+            rows.append(replace(row, task=task) if isinstance(task, str) else row)
+        except TrainingError as error:
+            problems.append(str(error))
+    return rows, problems
+
+
+def records(path: Path) -> Iterator[tuple[str, object]]:
+    """Each row with its place, as text or as a member of the list that the file is."""
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        whole = _parsed(text, str(path))
+        yield from ((f"{path}[{number}]", each) for number, each in enumerate(whole))
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", line
+
+
+def to_fields(record: object, where: str) -> Fields:
+    """The object in a row. Raises TrainingError where there is none."""
+    fields = _parsed(record, where) if isinstance(record, str) else record
     if not isinstance(fields, dict):
         raise TrainingError(f"{where}: expected a JSON object, got {type(fields).__name__}")
-    prompt, response, history = columns
-    rounds = _rounds(fields.get(history), history, where) if history else ()
-    return Row(_text(fields, prompt, where), _text(fields, response, where), where, rounds)
+    return fields
 
 
-def _rounds(value: object, column: str, where: str) -> Rounds:
+def _parsed(text: str, where: str) -> Any:
     try:
-        rounds = ROUNDS.validate_python(value or ())
-    except ValidationError as error:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f" of line {error.lineno}" if error.lineno > 1 else ""
         raise TrainingError(
-            f"{where}: column {column!r} must be a list of [question, answer] pairs of text"
+            f"{where}: broken JSON: {error.msg} at column {error.colno}{line}"
         ) from error
-    for text in chain(*rounds):
-        _check_characters(text, column, where)
-    return rounds
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
+        raise TrainingError(f"{where}: broken JSON: {error}") from error
 
 
-def _text(fields: dict[str, object], column: str, where: str) -> str:
-    if column not in fields:
+def _refuse_other_format(fields: Fields, form: Format, layout: Layout, where: str) -> None:
+    if (found := recognise(fields, layout, where)) != form:
         raise TrainingError(
-            f"{where}: no column {column!r} (it has {', '.join(fields)}): "
-            "name yours with data.prompt=… and data.response=…"
+            f"{where}: a row of the format {found} in a file of the format {form}: keep each format"
+            " in a file of its own"
         )
-    value = fields[column]
-    if not isinstance(value, str) or not value.strip():
-        raise TrainingError(f"{where}: column {column!r} must be text that is not empty")
-    _check_characters(value, column, where)
-    return value
-
-
-def _check_characters(text: str, column: str, where: str) -> None:
-    r"""Refuse half a character: JSON can write "\ud83d", which no UTF-8 text and no token holds."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TrainingError(
-            f"{where}: column {column!r} holds half of a character"
-            f" (\\u{ord(text[error.start]):04x}, at character {error.start}): what wrote the file"
-            " cut an emoji or the like in two"
-        ) from error

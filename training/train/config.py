@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
+from training.data.settings import DataConfig, Mode, Section
 from training.errors import TrainingError
 from training.files import read_text
 from training.model_directory.templates import read_template
@@ -19,37 +26,19 @@ Targets = Literal["all-linear"] | list[str]
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class DataConfig(_Section):
-    """Where the samples are: JSON lines, one object a line."""
-
-    train: Path
-    eval: Path | None = None
-    prompt: str = "input"
-    response: str = "target"
-    history: str | None = Field(None, description="column of earlier [question, answer] pairs")
-    max_length: int = Field(1024, ge=16, description="tokens; a longer prompt is cut in its middle")
-    batching: Literal["grouped", "packed"] = Field(
-        "grouped", description="padded rows of like length, or a batch in one row without padding"
-    )
-
-
-class LoraSettings(_Section):
+class LoraSettings(Section):
     """Low-rank adapters (Hu et al., arXiv:2106.09685), as peft's LoraConfig understands them."""
 
     r: int = Field(8, ge=1)
     alpha: float = Field(32, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     targets: Targets = "all-linear"
-    modules_to_save: list[str] = []
+    modules_to_save: list[str] = Field([])
     rslora: bool = False
     dora: bool = False
 
 
-class AdaLoraSettings(_Section):
+class AdaLoraSettings(Section):
     """LoRA whose ranks shrink where they matter least (Zhang et al., arXiv:2303.10512)."""
 
     init_r: int = Field(12, ge=1)
@@ -57,14 +46,14 @@ class AdaLoraSettings(_Section):
     alpha: float = Field(32, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     targets: Targets = "all-linear"
-    modules_to_save: list[str] = []
+    modules_to_save: list[str] = Field([])
     tinit: int = Field(0, ge=0, description="updates before ranks begin to shrink")
     tfinal: int = Field(0, ge=0, description="last updates, with the ranks that are left")
     delta_t: int = Field(1, ge=1, description="updates between two decisions on ranks")
     orth_reg_weight: float = Field(0.5, ge=0, description="weight of the orthogonality loss")
 
 
-class PrefixSettings(_Section):
+class PrefixSettings(Section):
     """Trained keys and values before every layer's own (Li and Liang, arXiv:2101.00190)."""
 
     tokens: int = Field(128, ge=1, description="length of the prefix")
@@ -72,7 +61,7 @@ class PrefixSettings(_Section):
     projection_size: int | None = Field(None, ge=1, description="its hidden size; null: the base's")
 
 
-class OptimSettings(_Section):
+class OptimSettings(Section):
     """The optimiser's run. Exactly one of `steps` and `epochs` ends it."""
 
     lr: float = Field(5e-5, gt=0)
@@ -94,7 +83,7 @@ class OptimSettings(_Section):
         return self
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """Everything that decides a training run; relative paths start at the working directory."""
 
     model: Path
@@ -102,6 +91,10 @@ class TrainConfig(_Section):
     template: str | None = Field(
         None, description="name in training/templates, or a .jinja path; null: the checkpoint's own"
     )
+    thinking: Mode | None = Field(
+        None, description="off: answers without; on: with; data: as the rows have thoughts"
+    )
+    train_thoughts: bool = Field(True, description="false: thoughts carry no loss")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the base; auto: what this machine is fastest at and has memory for"
     )

@@ -1,8 +1,12 @@
 """What a run is set to do, checked before torch is loaded: paths, settings, rows."""
 
+from dataclasses import replace
 from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
 
-from training.data.rows import Row, read_rows
+from training.data import Row, load_rows
+from training.data.settings import FileRows, Source
 from training.errors import TrainingError
 from training.merge.prefix_files import check_takes_prefix, refuse_prefixed
 from training.model_directory.directory import read_model_directory
@@ -21,6 +25,10 @@ from training.train.record import (
     sum_inputs,
 )
 
+if TYPE_CHECKING:
+    from training.inspection.check import Report
+    from training.inspection.look import Look
+
 
 def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False) -> Path:
     """Run `config` to its end and return the adapter directory.
@@ -33,7 +41,7 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
     record = run_directory(config) / "training.yaml"
     config = config.model_copy(update={"precision": recorded_precision(config, record)})
     settings = config.model_dump(mode="json")
-    rows: dict[str, list[Row]] | None = None
+    rows: dict[str, list[FileRows]] | None = None
     inputs: Inputs = {}
     if not (if_started and _is_finished(config, settings)):
         resume = resume or (if_started and record.exists())
@@ -51,6 +59,36 @@ def train(config: TrainConfig, *, resume: bool = False, if_started: bool = False
     else:
         session.run_to_end(config, rows, settings, inputs, resume=resume)
     return config.output
+
+
+def show(config: TrainConfig, count: int) -> None:
+    """Print `count` samples as they would be trained on. Raises TrainingError as training does."""
+    rows = [row for file in _rows(config)["train"] for row in file.rows]
+    for text in _look(config).preview(rows, count):
+        print(text)
+
+
+def inspect(config: TrainConfig) -> "Report":
+    """Look at all data of `config`, before any model is loaded.
+
+    Raises TrainingError where the base's tokenizer or the settings are wrong.
+    """
+    layout = config.data.layout
+    trained = [(source.path, layout(source)) for source in config.data.train]
+    held_out = [
+        (path, replace(layout(Source(path=path)), answered=path == config.data.eval))
+        for path in (config.data.eval, config.data.test)
+        if path
+    ]
+    return _look(config).check(trained, held_out)
+
+
+def _look(config: TrainConfig) -> "Look":
+    from training.inspection.look import Look  # late, as above
+
+    fields = config.model_dump(include={"template", "thinking", "train_thoughts"})
+    model = local_directory(str(config.model))
+    return Look(**fields, model=model, max_length=config.data.max_length)
 
 
 def _refuse_conflicts(config: TrainConfig, record: Path, *, resume: bool) -> None:
@@ -120,11 +158,20 @@ def _is_finished(config: TrainConfig, settings: dict[str, object]) -> bool:
     return True
 
 
-def _rows(config: TrainConfig) -> dict[str, list[Row]]:
-    data = config.data
-    splits = {"train": data.train, "eval": data.eval}
+def _rows(config: TrainConfig) -> dict[str, list[FileRows]]:
+    held_out = [Source(path=config.data.eval)] if config.data.eval else []
+    splits = {"train": config.data.train, "eval": held_out}
     return {
-        split: read_rows(path, data.prompt, data.response, data.history)
-        for split, path in splits.items()
-        if path
+        split: [FileRows(source, _chosen(config, source)) for source in sources]
+        for split, sources in splits.items()
+        if sources
     }
+
+
+def _chosen(config: TrainConfig, source: Source) -> list[Row]:
+    """The rows of a file, up to its limits."""
+    rows = load_rows(source.path, config.data.layout(source))[: config.data.limit]
+    if source.cap is None or source.cap >= len(rows):
+        return rows
+    kept = Random(f"{config.seed} cap").sample(range(len(rows)), source.cap)
+    return [rows[number] for number in sorted(kept)]

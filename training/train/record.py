@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import yaml
 
+from training.data.settings import Source
 from training.errors import TrainingError
 from training.files import fingerprint, read_optional_json, sha256, write_durably
 from training.model_directory.hub import public_name
@@ -73,8 +74,21 @@ def write_record(record: Path, settings: dict[str, object], inputs: Inputs) -> N
 
 def sum_data(config: TrainConfig) -> dict[str, str]:
     """Return the sums of the data that is there."""
-    data = {"data.train": config.data.train, "data.eval": config.data.eval}
-    return {key: sha256(path) for key, path in data.items() if path and path.is_file()}
+    held_out = config.data.eval
+    sums = {"data.eval": sha256(held_out)} if held_out and held_out.is_file() else {}
+    sources = config.data.train
+    if all(source.path.is_file() for source in sources):
+        sums["data.train"] = _sum_of_mixture(sources)
+    return sums
+
+
+def _sum_of_mixture(sources: list[Source]) -> str:
+    """Of a single file the sum of its bytes; of several, their weights and caps count as well."""
+    sums = [sha256(source.path) for source in sources]
+    shares = [source.model_dump(exclude={"path"}, exclude_defaults=True) for source in sources]
+    if shares == [{}]:
+        return sums[0]
+    return hashlib.sha256(json.dumps([sums, shares]).encode()).hexdigest()
 
 
 def sum_inputs(config: TrainConfig) -> Inputs:

@@ -4,20 +4,26 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
 from torch.distributed import all_gather_object
 from transformers import PreTrainedTokenizerBase
 
-from training.data.collate import EncodedSample, Features, features
-from training.data.rows import Row
+from training.data.batches import Dataset
+from training.data.collate import EncodedSample, features
+from training.data.messages import Row
+from training.data.mixture import Part
+from training.data.settings import FileRows, Source
 from training.errors import TrainingError, refuse
 from training.files import write_aside
 from training.model_directory.directory import ModelDirectory, read_model_directory
 from training.progress import Meter
-from training.rendering import encode_sample, load_tokenizer
+from training.rendering.conversation import Rendering
+from training.rendering.tokenizer import load_tokenizer
 from training.train.adapters import trainable, write_adapter
 from training.train.checkpoints import (
     RunProgress,
@@ -38,7 +44,7 @@ from training.train.setup import Run, build_run
 
 def run_to_end(
     config: TrainConfig,
-    rows: Mapping[str, list[Row]],
+    rows: Mapping[str, list[FileRows]],
     settings: dict[str, object],
     inputs: Inputs,
     *,
@@ -139,46 +145,67 @@ def _print_once(text: str) -> None:
 
 
 def _encode(
-    config: TrainConfig, rows: Mapping[str, list[Row]]
-) -> tuple[PreTrainedTokenizerBase, dict[str, list[Features]]]:
-    """The tokenizer, and every split as a list of model inputs."""
+    config: TrainConfig, rows: Mapping[str, list[FileRows]]
+) -> tuple[PreTrainedTokenizerBase, dict[str, Dataset]]:
+    """The tokenizer, and every split as model inputs."""
     base = read_model_directory(config.model)
     tokenizer = load_tokenizer(config.model, config.template)
+    rendering = Rendering.of(tokenizer, config.thinking, train_thoughts=config.train_thoughts)
     datasets = {}
-    for split, split_rows in rows.items():
-        meter = Meter(f"tokenise {split}", len(split_rows), "row", leave=False, shown=is_first())
-        encode = partial(encode_sample, tokenizer, max_length=config.data.max_length)
-        samples = list(_encoded(encode, meter.over(split_rows), base))
-        _report_sizes(split, samples, config.data.max_length)
-        datasets[split] = [features(sample) for sample in samples]
+    encode = partial(rendering.encode, max_length=config.data.max_length)
+    for split, files in rows.items():
+        count = sum(len(file.rows) for file in files)
+        meter = Meter(f"tokenise {split}", count, "row", leave=False, shown=is_first())
+        all_rows = meter.over(row for file in files for row in file.rows)
+        encoded = iter([*_encoded(encode, all_rows, base)])
+        samples = [[*chain(*islice(encoded, len(file.rows)))] for file in files]
+        _report_sizes(split, [*chain(*samples)], config.data.max_length)
+        datasets[split] = _dataset(files, samples)
     return tokenizer, datasets
 
 
+def _dataset(files: Sequence[FileRows], samples: Sequence[Sequence[EncodedSample]]) -> Dataset:
+    parts = [_part(file.source, len(own)) for file, own in zip(files, samples, strict=True)]
+    return Dataset([features(each) for each in chain(*samples)], tuple(parts))
+
+
+def _part(source: Source, samples: int) -> Part:
+    weight = source.weight
+    share = Fraction(str(weight)) if weight is not None else Fraction(samples * source.repeat)
+    return Part(samples, share, str(source.path), source.repeat)
+
+
 def _encoded(
-    encode: Callable[[Row], EncodedSample], rows: Iterable[Row], base: ModelDirectory
-) -> Iterator[EncodedSample]:
-    """Each row's sample; every row that has none is named in one error at the end."""
-    embeddings = base.rows or sys.maxsize
-    problems = []
+    encode: Callable[[Row], list[EncodedSample]], rows: Iterable[Row], base: ModelDirectory
+) -> Iterator[list[EncodedSample]]:
+    """Each row's samples; every row that has none is named in one error at the end."""
+    problems: list[str] = []
     for row in rows:
         try:
-            sample = encode(row)
+            samples = encode(row)
         except TrainingError as error:
             problems.append(str(error))
             continue
-        largest = max(*sample.prompt_ids, *sample.answer_ids)
-        if largest >= embeddings:
-            problems.append(
-                f"{row.where}: it becomes a token of id {largest}, and {base.path} has {embeddings}"
-                " rows of embeddings: resize them, or take the token out of text, chat template or"
-                " tokenizer_config.json"
-            )
-        yield sample
+        problems += _beyond(row, samples, base)
+        yield samples
     refuse(problems)
 
 
+def _beyond(row: Row, samples: list[EncodedSample], base: ModelDirectory) -> list[str]:
+    """What is wrong with ids that have no row of embeddings."""
+    embeddings = base.rows or sys.maxsize
+    largest = max(max(sample.ids) for sample in samples)
+    if largest < embeddings:
+        return []
+    return [
+        f"{row.where}: it becomes a token of id {largest}, and {base.path} has {embeddings} rows of"
+        " embeddings: resize them, or take the token out of text, chat template or"
+        " tokenizer_config.json"
+    ]
+
+
 def _report_sizes(split: str, samples: Sequence[EncodedSample], max_length: int) -> None:
-    tokens = sum(len(sample.prompt_ids) + len(sample.answer_ids) for sample in samples)
+    tokens = sum(len(sample.ids) for sample in samples)
     _print_once(f"{split}: {len(samples):,} samples, {tokens:,} tokens")
     cut = [sample.cut_tokens for sample in samples if sample.cut_tokens]
     if cut:

@@ -15,8 +15,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForCausalLM, PreTrainedModel, get_scheduler
 
 import training.chatglm  # so that ChatGLM-6B is known
-from training.data.batches import SampleOrder, updates_of
+from training.data.batches import Dataset, SampleOrder, updates_of
 from training.data.collate import Batch, Features, collator
+from training.data.mixture import Mixture
 from training.errors import TrainingError
 from training.progress import hide_transformers_bars
 from training.train import checkpoints
@@ -49,7 +50,7 @@ class Run:
 
 def build_run(
     config: TrainConfig,
-    datasets: Mapping[str, Sequence[Features]],
+    datasets: Mapping[str, Dataset],
     pad_token_id: int,
     processes: Processes,
     folder: Path,
@@ -80,8 +81,8 @@ def build_run(
         scheduler=_schedule(config, optimizer, order.updates, progress.update),
         scaler=scaler,
         order=order,
-        train=datasets["train"],
-        evaluation=datasets.get("eval", []),
+        train=datasets["train"].samples,
+        evaluation=datasets.get("eval", Dataset()).samples,
         collate=collator(config.data.batching, pad_token_id),
         processes=processes,
         logbook=Logbook(folder, progress.update, order.updates, active=processes.first),
@@ -89,18 +90,21 @@ def build_run(
     return run, progress
 
 
-def _order(config: TrainConfig, rows: Sequence[Features], processes: Processes) -> SampleOrder:
+def _order(config: TrainConfig, data: Dataset, processes: Processes) -> SampleOrder:
     optim = config.optim
     if optim.batch_size % processes.world:
         raise TrainingError(
             f"optim.batch_size={optim.batch_size} samples an update cannot be shared equally by "
             f"{processes.world} processes: choose a multiple"
         )
+    mixture = Mixture(data.parts, config.seed)
+    if processes.first and len(data.parts) > 1:
+        print("\n".join(mixture.describe()))
     return SampleOrder(
-        lengths=tuple(len(row["input_ids"]) for row in rows),
+        lengths=tuple(len(row["input_ids"]) for row in data.samples),
         batch_size=optim.batch_size,
-        updates=optim.steps or updates_of(len(rows), optim.batch_size, optim.epochs or 1),
-        seed=config.seed,
+        updates=optim.steps or updates_of(mixture.epoch, optim.batch_size, optim.epochs or 1),
+        mixture=mixture,
         grouped=config.data.batching == "grouped",
     )
 

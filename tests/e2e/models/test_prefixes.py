@@ -43,7 +43,7 @@ def greedy_with_prefix(base: Path, prefix: Path) -> list[list[int]]:
     import training.chatglm  # noqa: F401
     from tests.reference import greedy_ids
     from training.chatglm.prefix import Prefix
-    from training.rendering import load_tokenizer
+    from training.rendering.tokenizer import load_tokenizer
 
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()

@@ -11,9 +11,9 @@ from transformers import AutoTokenizer
 
 from tests.training.convert.chatglm2_release import PIECES, sentencepiece_model, write_release
 from training.convert.chatglm.conversion import convert_chatglm
-from training.data.rows import Row
+from training.data.messages import Row
 from training.errors import TrainingError
-from training.rendering import encode_prompt, encode_sample
+from training.rendering.conversation import Rendering, encode_prompt
 
 ORIGINAL = SentencePieceProcessor(model_proto=sentencepiece_model())
 # "sop" and "eop" in the original
@@ -94,7 +94,7 @@ def test_chatglm2_prompts_and_answers_have_the_originals_ids(
 ) -> None:
     prompt = f"[Round 1]\n\n问：{question}\n\n答："
     assert encode_prompt(both.two, question) == [*FRONT, *ids(prompt)]
-    sample = encode_sample(both.two, Row(question, answer, "row 1"), 10_000)
+    [sample] = Rendering.of(both.two).encode(Row.of(question, answer, "row 1"), 10_000)
     assert sample.prompt_ids == [*FRONT, *ids(prompt)]
     assert sample.answer_ids == [*ids(answer), EOS]  # tokenised apart, then the end
 
@@ -107,7 +107,7 @@ def test_chatglm3_prompts_and_answers_have_the_originals_ids(
 ) -> None:
     prompt = [*FRONT, USER, *ids("\n"), *ids(question), ASSISTANT]
     assert encode_prompt(both.three, question) == prompt
-    sample = encode_sample(both.three, Row(question, answer, "row 1"), 10_000)
+    [sample] = Rendering.of(both.three).encode(Row.of(question, answer, "row 1"), 10_000)
     assert sample.prompt_ids == prompt
     assert sample.answer_ids == [*ids("\n"), *ids(answer), EOS]
 

@@ -20,9 +20,9 @@ from training.convert.chatglm.tokenizer import (
     read_pieces,
     tokenizer_from_pieces,
 )
-from training.data.rows import Row
+from training.data.messages import Row
 from training.errors import TrainingError
-from training.rendering import encode_prompt, encode_sample
+from training.rendering.conversation import Rendering, encode_prompt
 
 MODEL = BASE / "ice_text.model"
 PROTO = read_pieces(MODEL)
@@ -216,7 +216,7 @@ def test_roles_and_settings_are_the_originals(converted: Any) -> None:
 
 def test_the_answer_is_tokenised_as_if_it_stood_alone(converted: Any, plain: Pair) -> None:
     question, answer = "请从下面的文本中抽取实体：\n高血压", "高血压  糖尿病\n"
-    sample = encode_sample(converted, Row(question, answer, "row 1"), 512)
+    [sample] = Rendering.of(converted).encode(Row.of(question, answer, "row 1"), 512)
     assert sample.prompt_ids == [*plain.original.Encode(before(question)), GMASK, SOP]
     assert sample.answer_ids == [*plain.original.Encode(before(answer)), EOP]
 

@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.models import edit_json, tiny_llama, weights
 from training.convert.__main__ import main
 from training.convert.directory import convert_directory
-from training.data.rows import Row
+from training.data.messages import Row
 from training.demo.base import train_sentencepiece
 from training.errors import TrainingError
-from training.rendering import encode_sample, load_tokenizer
+from training.rendering.conversation import Rendering
+from training.rendering.tokenizer import load_tokenizer
 
 Tensors = dict[str, torch.Tensor]
 TEXTS = ["hello world 12345", "感冒了怎么办？多喝水。", "  two  blanks\n\ttab", "naïve 🙂"]
@@ -223,9 +224,9 @@ def test_a_conversion_in_decapoda_s_way_ends_its_sentences(spm: Path, tmp_path: 
         assert any(f"in {name} did not fit the tokenizer" in note for note in report.notes)
     tokenizer = load_tokenizer(tmp_path / "out", None)
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
-    row = Row("问", "答", "here")
-    assert encode_sample(tokenizer, row, 64).answer_ids[-1] == 2
-    assert encode_sample(tokenizer, row, 64).prompt_ids[0] == 1
+    row = Row.of("问", "答", "here")
+    [sample] = Rendering.of(tokenizer).encode(row, 64)
+    assert (sample.prompt_ids[0], sample.answer_ids[-1]) == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 
 from training.data.batches import SampleOrder, micro_batches, updates_of
+from training.data.mixture import Mixture, Part
 
 LENGTHS = tuple((index * 37) % 101 for index in range(90))
 
 
 def order(updates: int = 75, grouped: bool = True, seed: int = 1) -> SampleOrder:
-    return SampleOrder(LENGTHS, batch_size=6, updates=updates, seed=seed, grouped=grouped)
+    one = Mixture((Part(90, Fraction(90)),), seed)
+    return SampleOrder(LENGTHS, batch_size=6, updates=updates, mixture=one, grouped=grouped)
 
 
 @pytest.mark.parametrize("grouped", [True, False])

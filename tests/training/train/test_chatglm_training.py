@@ -16,7 +16,8 @@ from training.chatglm.prefix import Prefix
 from training.errors import TrainingError
 from training.merge.__main__ import main
 from training.merge.job import merge
-from training.rendering import encode_prompt, load_tokenizer
+from training.rendering.conversation import encode_prompt
+from training.rendering.tokenizer import load_tokenizer
 from training.train.config import load_config
 from training.train.job import train
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.models import weights
-from tests.training.conftest import write_recipe
+from tests.training.conftest import mixture, write_recipe
 
 RUN = ["lora.dropout=0", "optim.steps=20", "optim.lr=1e-3", "save_every=10", "eval_every=10"]
 
@@ -42,8 +42,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> Path:
         ("ddp", 2, []),
         ("fsdp", 2, ["parallel=fsdp", "optim.micro_batch=1", "gradient_checkpointing=true"]),
     ):
-        output = f"output={folder / name}"
-        ended = torchrun(recipe, output, *RUN, *overrides, processes=processes)
+        settings = [f"output={folder / name}", mixture(folder, 2, 1.3), *RUN, *overrides]
+        ended = torchrun(recipe, *settings, processes=processes)
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout.count("adapter written to") == 1
     return folder
@@ -71,8 +71,8 @@ def test_a_run_goes_on_with_another_number_of_processes(
 ) -> None:
     shutil.copytree(runs / f"{before}.run", tmp_path / "moved.run")
     shutil.rmtree(tmp_path / "moved.run" / "checkpoint-20")
-    output = f"output={tmp_path / 'moved'}"
-    ended = torchrun(runs / "recipe.yaml", output, *RUN, after, "--resume", processes=processes)
+    settings = [f"output={tmp_path / 'moved'}", mixture(runs, 2, 1.3), *RUN, after]
+    ended = torchrun(runs / "recipe.yaml", *settings, "--resume", processes=processes)
     assert ended.returncode == 0, ended.stderr
     assert "checkpoint-10" in ended.stdout
     assert furthest(runs / "one", tmp_path / "moved") <= 1e-5

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.models import weights
 from tests.training.conftest import write_recipe
 from tests.training.train.test_resume import log
+from training.data.settings import Source
 from training.errors import TrainingError
 from training.train.checkpoints import RunProgress, forget_lost_best, newest, set_broken_aside
 from training.train.config import load_config
@@ -211,7 +212,7 @@ def test_files_that_moved_unchanged_are_a_continuation(tmp_path: Path, base_mode
     (tmp_path / "train.json").rename(tmp_path / "rows.json")
     moved = {
         "model": tmp_path / "moved",
-        "data": config.data.model_copy(update={"train": tmp_path / "rows.json"}),
+        "data": config.data.model_copy(update={"train": [Source(path=tmp_path / "rows.json")]}),
     }
     assert train(config.model_copy(update=moved), resume=True) == tmp_path / "adapter"
 

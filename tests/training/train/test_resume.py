@@ -13,6 +13,8 @@ import torch
 
 from tests.chatglm import converted_base
 from tests.models import weights
+from tests.training.conftest import mixture
+from training.train.__main__ import main
 
 UPDATES = 6
 LATEST = ["save_every=2", "eval_every=3", "keep_best=true"]
@@ -111,9 +113,10 @@ def test_killed_anywhere_and_resumed_gives_the_same_weights_and_log(
         ["lora=null", "adalora={init_r: 4, target_r: 2, tinit: 1, tfinal: 1}"],
         ["lora=null", "prefix={tokens: 3, projection: true, projection_size: 8}"],
         ["optim.micro_batch=1", "gradient_checkpointing=true"],
+        ["MIXTURE", "optim.steps=7"],
         ["model=CHATGLM", "lora=null", "prefix={tokens: 3, projection: true, projection_size: 8}"],
     ],
-    ids=["dora", "adalora", "prefix", "accumulated", "p-tuning"],
+    ids=["dora", "adalora", "prefix", "accumulated", "mixture", "p-tuning"],
 )
 def test_every_kind_of_adapter_resumes_exactly(
     recipe: Path, tmp_path: Path, overrides: list[str]
@@ -121,11 +124,20 @@ def test_every_kind_of_adapter_resumes_exactly(
     if "model=CHATGLM" in overrides:
         model = converted_base(tmp_path / "chatglm")
         overrides = [f"model={model}", "template=chatglm", *overrides[1:]]
+    overrides = [mixture(tmp_path, 2, 1.3) if each == "MIXTURE" else each for each in overrides]
     assert train_in_process(recipe, overrides) == 0
     overrides = [f"output={tmp_path / 'other'}", *overrides]
     assert train_in_process(recipe, overrides, kill="after 5") == -signal.SIGKILL
     assert train_in_process(recipe, overrides, resume=True) == 0
     assert_equal_runs(tmp_path / "adapter", tmp_path / "other")
+
+
+def test_a_mixture_in_other_shares_is_another_run(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_in_process(recipe, [mixture(tmp_path, 2, 1)], kill="after 5") == -signal.SIGKILL
+    assert main(["--config", str(recipe), mixture(tmp_path, 2, 3), "--resume"]) == 2
+    assert "data.train" in capsys.readouterr().err
 
 
 def test_what_was_logged_beyond_the_checkpoint_is_taken_back(recipe: Path, tmp_path: Path) -> None:

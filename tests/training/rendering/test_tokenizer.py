@@ -9,11 +9,12 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.families import FAMILIES, write_family
 from tests.models import edit_json, tiny_adapter
-from training.data.rows import Row
+from training.data.messages import Row
 from training.errors import TrainingError
 from training.merge.job import merge
 from training.model_directory.templates import read_template
-from training.rendering import PROBE, encode_prompt, encode_sample, load_tokenizer
+from training.rendering.conversation import Rendering, encode_prompt
+from training.rendering.tokenizer import PROBE, load_tokenizer
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -83,7 +84,7 @@ def test_a_template_that_fails_is_told(tmp_path: Path, template: str) -> None:
     with pytest.raises(TrainingError, match="the chat template does not take this"):
         encode_prompt(tokenizer, "a")
     with pytest.raises(TrainingError, match="the chat template"):
-        encode_sample(tokenizer, Row("a", "b", "here"), 64)
+        Rendering.of(tokenizer).encode(Row.of("a", "b", "here"), 64)
 
 
 def test_a_template_file_is_utf_8_and_may_have_a_bom(tmp_path: Path) -> None:
