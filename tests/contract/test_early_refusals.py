@@ -27,6 +27,7 @@ CONVERT = ("training.convert", "--input", "nowhere", "--output", "out")
         ("training.train", "--config", RECIPE, "model=nowhere", "output=out", "data.train=no"),
         ("training.merge", "--base", "nowhere", "--adapter", "nowhere", "--output", "out"),
         *((CONVERT[0], kind, *CONVERT[1:]) for kind in ("hf", "chatglm", "gguf")),
+        ("training.prompts", "--input", "nowhere", "--templates", "nowhere", "--output", "out"),
         (CONVERT[0], "llama", *CONVERT[1:], "--tokenizer", "nowhere"),
     ],
     ids=" ".join,
