@@ -11,6 +11,7 @@ from service.adapter import Adapter, parse_adapters, smallest_supported_rank, su
 from service.keys import read_keys
 from service.model_directory.contradictions import refuse_contradictions
 from service.model_directory.hub import local_directory, name_of
+from service.model_directory.template import refuse_other_template
 from service.parameters import checked
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -207,7 +208,10 @@ class Settings(BaseSettings):
     @cached_property
     def first_adapters(self) -> list[Adapter]:
         """The adapters that are served from the start."""
-        return parse_adapters(self.adapters)
+        adapters = parse_adapters(self.adapters)
+        for adapter in adapters:
+            refuse_other_template(self.model, adapter.path)
+        return adapters
 
     @cached_property
     def lora_rank(self) -> int:

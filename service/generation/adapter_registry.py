@@ -11,6 +11,7 @@ from service.adapter import Adapter, rank_of
 from service.engine.fingerprint import fingerprint
 from service.engine.protocol import Engine
 from service.errors import InvalidRequestError, NotFoundError
+from service.model_directory.template import refuse_other_template
 from service.settings import Settings
 
 LOOK_S = 0.02
@@ -45,7 +46,7 @@ class Adapters:
         self._slots = settings.adapter_slots
         self._rank = settings.lora_rank
         self._engine = engine
-        self._model = settings.model_name
+        self._model, self._directory = settings.model_name, settings.model
         self._by_name: dict[str, Adapter] = {}
         self._numbers = itertools.count(1)
         self._leases: Counter[str] = Counter()
@@ -82,6 +83,7 @@ class Adapters:
             adapter = Adapter(name, path, next(self._numbers))
             try:
                 rank = rank_of(adapter)
+                refuse_other_template(self._directory, path)
                 digest = await asyncio.to_thread(fingerprint, path)
             except (ValueError, OSError) as error:
                 raise InvalidRequestError(str(error), "path") from error

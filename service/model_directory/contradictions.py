@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
+
+from service.model_directory.files import optional_json, read_json
+from service.model_directory.thoughts import refuse_special_marks
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PIECES = ("Llama", "CodeLlama", "Gemma", "Mistral")  # classes that build sentencepiece's way
@@ -16,10 +18,11 @@ def refuse_contradictions(directory: Path) -> None:
     read_json(directory / "config.json")
     _refuse_stale_index(directory)
     _refuse_other_tokenizer(directory)
+    refuse_special_marks(directory)
 
 
 def _refuse_stale_index(directory: Path) -> None:
-    files = _optional(directory / INDEX).get("weight_map")
+    files = optional_json(directory / INDEX).get("weight_map")
     listed = set(map(str, files.values())) if isinstance(files, dict) else set()
     if (directory / SINGLE).is_file() and listed - {SINGLE}:
         raise ValueError(
@@ -30,28 +33,13 @@ def _refuse_stale_index(directory: Path) -> None:
 
 
 def _refuse_other_tokenizer(directory: Path) -> None:
-    named = str(_optional(directory / "tokenizer_config.json").get("tokenizer_class"))
+    named = str(optional_json(directory / "tokenizer_config.json").get("tokenizer_class"))
     if not named.startswith(PIECES):
         return
-    tokenizer = _optional(directory / "tokenizer.json")
+    tokenizer = optional_json(directory / "tokenizer.json")
     if '"ByteLevel"' in json.dumps([tokenizer.get("pre_tokenizer"), tokenizer.get("decoder")]):
         raise ValueError(
             f"{directory}: its tokenizer.json is byte-level, but tokenizer_config.json names"
             f" {named}, which would split texts otherwise than in training: "
             + REMEDY.format(directory)
         )
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file. Raises ValueError where there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} cannot be read as a JSON object")
-    return value

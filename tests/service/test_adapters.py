@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,33 @@ async def test_a_refused_request_holds_no_adapter(
         async with asyncio.timeout(5):
             assert (await client.delete("/admin/adapters/big", headers=BOSS)).status_code == 200
         assert (await holding).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("own", "refused"), [(None, False), ("{{ a }}\n", False), ("{{ b }}", True)], ids=str
+)
+@pytest.mark.parametrize("in_config", [True, False])
+@pytest.mark.anyio
+async def test_an_adapter_of_another_chat_template_is_refused(
+    own: str | None, *, in_config: bool, refused: bool, engine: FakeEngine, tmp_path: Path
+) -> None:
+    """Its prompts would be rendered otherwise than in training."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    (tmp_path / "model/chat_template.jinja").write_text("{{ a }}")
+    adapter = write_adapter(tmp_path / "adapter")
+    if own and in_config:
+        (adapter / "tokenizer_config.json").write_text(json.dumps({"chat_template": own}))
+    elif own:
+        (adapter / "chat_template.jinja").write_text(own)
+    model = tmp_path / "model"
+    settings = Settings(
+        model=model, max_adapters=1, max_adapter_rank=8, admin_keys="boss", api_keys="x"
+    )
+    async with ready(engine, settings) as client:
+        body = {"name": "one", "path": str(adapter)}
+        answer = await client.post("/admin/adapters", json=body, headers=BOSS)
+    assert answer.status_code == (400 if refused else 200), answer.text
+    told = r"another chat template .* merge the adapter"
+    with pytest.raises(ValueError, match=told) if refused else nullcontext():
+        Settings(model=model, adapters=f"one={adapter}")

@@ -8,6 +8,7 @@ import pytest
 
 from service.model_directory.contradictions import refuse_contradictions
 from service.model_directory.hub import name_of
+from service.model_directory.thoughts import MARKS
 
 
 @pytest.fixture
@@ -79,3 +80,29 @@ def test_a_model_of_a_hub_has_its_name_there(tmp_path: Path) -> None:
     assert name_of(modelscope) == "my-model"
     for other in ("my--model", "snapshots/step-100", "a/snapshots/m"):
         assert name_of(tmp_path / other) == other.rpartition("/")[2]
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("place", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("marks", MARKS, ids=" ".join)
+def test_thoughts_between_special_tokens_are_refused(
+    model: Path, marks: tuple[str, str], place: str, special: bool
+) -> None:
+    """Texts would come without their marks: the thought would seem the answer."""
+    template = [{"name": "default", "template": f"{{{{ '{marks[0]}' }}}} {marks[1]}"}]
+    token = {"content": marks[1], "special": special}
+    config: dict[str, object] = {"chat_template": template}
+    tokenizer: dict[str, object] = {}
+    if place == "tokenizer.json":
+        tokenizer["added_tokens"] = [{"content": "<s>", "special": True}, token]
+    else:
+        config["added_tokens_decoder"] = {"7": token}
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    check(model, r"is a special token.*\"special\" to false" if special else None)
+
+
+def test_special_marks_that_no_template_uses_do_not_matter(model: Path) -> None:
+    token = {"content": "</think>", "special": True}
+    (model / "tokenizer.json").write_text(json.dumps({"added_tokens": [token, 3]}))
+    check(model, None)
