@@ -119,7 +119,7 @@ class Lifecycle:
 
     async def _generate_one_token(self, encoder: PromptEncoder) -> None:
         sampling = {"max_tokens": 1, "temperature": 0.0}
-        ids = encoder.encode("1", raw=False)
+        ids = encoder.encode("1")
         request = GenerationRequest("warm-up", ids, sampling)
         async with aclosing(self._engine.generate(request)) as steps:
             async for _ in steps:

@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from service.errors import InvalidRequestError, first_problem
-from service.parameters_schema import TOGETHER, allow_null, document_one_kind
+from service.parameters_schema import TOGETHER, VERBATIM, allow_null, document_one_kind
 from service.request_record import RequestRecord
 
 TOKEN_ID = re.compile("[0-9]{1,10}")
@@ -24,6 +24,7 @@ ALIASES = {"max_new_tokens": "max_tokens", "num_beams": "beam_width", "best_of":
 MOST_OUTPUTS = 128
 MOST_LOGPROBS = 20
 MOST_STOPS = 64
+MOST_ROUNDS = 256
 MAX_LOGPROBS = 64
 """Most alternatives a position that the engine returns; beam search needs them."""
 MOST_BIASED_TOKENS = 1024
@@ -46,6 +47,7 @@ def _encodable(text: str) -> str:
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Text = Annotated[str, AfterValidator(_encodable)]
 NonEmpty = Annotated[Text, Field(min_length=1)]
+Round = Annotated[list[Text], Field(min_length=2, max_length=2)]
 RequestId = Annotated[str, Field(pattern=f"^{REQUEST_ID}$")]
 
 
@@ -100,7 +102,22 @@ class StructuredOutputs(BaseModel):
         return self
 
 
-class Parameters(Fields):
+class AroundPrompt(Fields):
+    """How a prompt is rendered."""
+
+    model_config = ConfigDict(json_schema_extra=VERBATIM)
+
+    raw: bool = Field(False, description="send the prompt verbatim, without the chat template")
+    system: NonEmpty | None = Field(None, description="text before the first question")
+    history: list[Round] | None = Field(
+        None, max_length=MOST_ROUNDS, description="earlier rounds: [question, answer]"
+    )
+    thinking: bool | None = Field(
+        None, description="whether the model thinks first; unset: as it was trained"
+    )
+
+
+class Parameters(AroundPrompt):
     """Sampling parameters under vLLM's names, aliases that clients send, and how to render."""
 
     model_config = ConfigDict(json_schema_extra=TOGETHER)
@@ -154,7 +171,6 @@ class Parameters(Fields):
     timeout_s: float | None = Field(None, gt=0, le=86400, description="504 after that many seconds")
     request_id: RequestId | None = Field(None, description="wins over the X-Request-Id header")
     adapter: NonEmpty | None = Field(None, description="name of an adapter served beside it")
-    raw: bool = Field(False, description="send the prompt verbatim, without the chat template")
 
     @model_validator(mode="after")
     def _aliases_agree(self) -> "Parameters":

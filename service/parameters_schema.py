@@ -76,8 +76,15 @@ def _not_both(one: str, other: str) -> JsonSchema:
     return {"not": {"allOf": [_set(one), _set(other)]}}
 
 
+_ALONE = [
+    {"not": {"allOf": [_set("raw", const=True), _set(name)]}}
+    for name in ("system", "history", "thinking")
+]
+VERBATIM: JsonSchema = {"allOf": _ALONE}
+"""What is sent verbatim has nothing around it."""
 TOGETHER: JsonSchema = {
     "allOf": [
+        *_ALONE,
         _not_both("max_tokens", "max_new_tokens"),
         _not_both("beam_width", "num_beams"),
         _not_both("beam_width", "best_of"),

@@ -15,6 +15,10 @@ _RETRYABLE = _BUSY | {"internal_error", "timeout", ENGINE_DIED}
 _OVERLOADED = frozenset({"overloaded", "rate_limited", "timeout"})
 # vLLM ends a request so when the engine drains or fails: the text is not the whole answer.
 _UNFINISHED = frozenset({"abort", "error"})
+CUT_THOUGHT = (
+    "the model's thought was cut off at {} tokens, before any answer: raise max_tokens, or set"
+    " thinking to false, in --parameters"
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ def _parse_item(data: bytes) -> Item:
         ) from None
     if not isinstance(finish_reason, str) or finish_reason in _UNFINISHED:
         return Item(index, problem=TransientError(f"the server broke off ({finish_reason})"))
+    if not text and finish_reason == "length" and "reasoning" in event:
+        return Item(index, refusal=CUT_THOUGHT.format(tokens))
     return Item(index, text, finish_reason, usage, tokens, event.get("model"))
 
 

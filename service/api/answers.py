@@ -14,6 +14,7 @@ class Usage(TypedDict):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    reasoning_tokens: NotRequired[int]
 
 
 @closed
@@ -39,6 +40,7 @@ class Output(TypedDict):
     generated_text: str
     finish_reason: str | None
     num_output_tokens_cf: int
+    reasoning: NotRequired[str]
     logprobs: NotRequired[list[PositionLogprobs]]
 
 
@@ -53,6 +55,7 @@ class Result(TypedDict):
     model: str
     error: ItemFailure | None
     num_output_tokens_cf: int
+    reasoning: NotRequired[str]
     logprobs: NotRequired[list[PositionLogprobs]]
     outputs: NotRequired[list[Output]]
 
@@ -77,6 +80,7 @@ class Delta(TypedDict):
 
     index: int
     text: str
+    reasoning: NotRequired[str]
 
 
 class Tokens(TypedDict):
@@ -122,6 +126,21 @@ class Fingerprints(TypedDict):
     adapters: dict[str, str]
 
 
+class Switch(TypedDict):
+    """The template's arguments, as /v1 takes them in chat_template_kwargs."""
+
+    on: dict[str, Any]
+    off: dict[str, Any]
+
+
+class Thoughts(TypedDict):
+    """Of a model that thinks: how it is switched, and whether it does so by default."""
+
+    switch: Switch | None
+    default: bool
+    marks: list[str]
+
+
 class Info(TypedDict):
     """The model and its limits; `fingerprint` is another when anything in `fingerprints` is."""
 
@@ -134,6 +153,7 @@ class Info(TypedDict):
     max_model_len: int
     vocab_size: int
     chat_template: bool
+    thinking: Thoughts | None
     default_parameters: dict[str, Any]
     presets: dict[str, dict[str, Any]]
     max_prompts: int

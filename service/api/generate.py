@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from service.api.answers import Delta, ListItem, Result, ResultList
+from service.api.answers import ListItem, Result, ResultList
 from service.api.openapi import GENERATED, refusals
 from service.api.requests import GenerateRequest
-from service.api.results import failed_item, sse, stream_end, total_usage, whole_result
+from service.api.results import delta, failed_item, sse, stream_end, total_usage, whole_result
 from service.deployment import Deployment, UnderWay, item_ids
 from service.engine.protocol import Completion, GenerationRequest
 from service.errors import InvalidRequestError, ServiceError
@@ -19,6 +19,7 @@ from service.generation.adapter_registry import Lease
 from service.generation.logprobs import aligned
 from service.generation.plan import check_token_ids, refuse_long_answer, to_plan
 from service.generation.steps import Generation
+from service.generation.thoughts import Thoughts, apart
 from service.http.streams import (
     CLIENT_GONE,
     ClientGoneError,
@@ -80,6 +81,8 @@ class _Call:
         self._parameters = body.parameters
         refuse_overtaking(record, body.parameters.priority, "parameters.priority")
         self._plan = to_plan(body.parameters, settings.default_parameters, settings.presets)
+        self._encoder.template.check(self._plan.chat)
+        self._division = self._encoder.template.division(self._plan.chat)
         check_token_ids(self._plan.sampling, engine.vocab_size)
         together = 1 if body.stream else len(self._prompts)
         most = settings.max_answer_logprobs
@@ -116,13 +119,14 @@ class _Call:
         with self._under_way() as under_way:
             request = await self._request(0, self._id, under_way.lease, stream=True)
             seen: list[Completion] = []
+            thoughts = Thoughts(request.division)
             try:
                 async with aclosing(self._generation.steps(request)) as steps:
                     async for step in steps:
                         under_way.lease.release()
                         seen.extend(step)
                         for completion in step:
-                            yield sse(Delta(index=completion.index, text=completion.text))
+                            yield sse(delta(thoughts.divide(completion)))
             except ServiceError as error:
                 if not seen:
                     raise
@@ -184,13 +188,14 @@ class _Call:
         return whole_result(request, completions, self._model, self._align)
 
     def _align(self, completion: Completion, request: GenerationRequest) -> Completion:
-        return aligned(completion, request, self._deployment.engine.tokenizer)
+        tokenizer = self._deployment.engine.tokenizer
+        return apart(aligned(completion, request, tokenizer), request.division, tokenizer)
 
     async def _request(
         self, index: int, request_id: str, lease: Lease, *, stream: bool = False
     ) -> GenerationRequest:
         parameters, engine = self._parameters, self._deployment.engine
-        ids = await self._encoder.encode_aside(self._prompts[index], raw=parameters.raw)
+        ids = await self._encoder.encode_aside(self._prompts[index], self._plan.chat)
         return GenerationRequest(
             request_id,
             ids,
@@ -199,6 +204,7 @@ class _Call:
             lease.adapter,
             parameters.priority,
             self._record.trace,
+            self._division,
             self._record.owner,
         )
 

@@ -3,14 +3,17 @@
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from service.api.answers import Fingerprints, Info, StateAnswer, Versions
+from service.api.answers import Fingerprints, Info, StateAnswer, Switch, Thoughts, Versions
 from service.api.openapi import Responses, refusals
 from service.deployment import Deployment
 from service.engine.fingerprint import combined
+from service.engine.thinking.marks import Thinking
 from service.generation.plan import DEFAULT_PARAMETERS
 from service.lifecycle import Lifecycle, State
 from service.versions import installed
 
+EXPOSITION = "text/plain; version=0.0.4"
+"""The format of Prometheus' metrics."""
 STATES: Responses = {
     200: {"model": StateAnswer, "description": "Yes"},
     503: {"model": StateAnswer, "description": "No"},
@@ -63,6 +66,7 @@ def info_router(deployment: Deployment) -> APIRouter:
             "max_model_len": engine.max_model_len,
             "vocab_size": engine.vocab_size,
             "chat_template": ready.encoder.has_template,
+            "thinking": _thoughts(ready.encoder.template.thinking),
             "default_parameters": defaults,
             "presets": settings.presets,
             "max_prompts": settings.max_prompts,
@@ -74,11 +78,20 @@ def info_router(deployment: Deployment) -> APIRouter:
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def prometheus() -> PlainTextResponse:
-        return PlainTextResponse(
-            deployment.metrics.render(), media_type="text/plain; version=0.0.4"
-        )
+        return PlainTextResponse(deployment.metrics.render(), media_type=EXPOSITION)
 
     return router
+
+
+def _thoughts(thinking: Thinking) -> Thoughts | None:
+    if not thinking.exists:
+        return None
+    switch: Switch = {"on": thinking.arguments(on=True), "off": thinking.arguments(on=False)}
+    return {
+        "switch": switch if thinking.switch else None,
+        "default": thinking.on_by_default,
+        "marks": [*thinking.marks],
+    }
 
 
 def _state_answer(lifecycle: Lifecycle, *, healthy: bool) -> JSONResponse:

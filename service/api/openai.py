@@ -255,8 +255,8 @@ def _headers(scope: Scope, record: RequestRecord) -> list[tuple[bytes, bytes]]:
 
 
 def _refuse_control_tokens(work: V1Work, encoder: PromptEncoder) -> None:
-    for text, by_model in work.rendered:
-        encoder.refuse_control_tokens(text, by_model=by_model)
+    for text, trusted in work.rendered:
+        encoder.refuse_control_tokens(text, trusted=trusted)
 
 
 def _escaped(body: bytes) -> bytes:

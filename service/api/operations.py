@@ -7,6 +7,7 @@ from service.api.openapi import refusals
 from service.api.requests import AbortRequest, DetokenizeRequest, TokenizeRequest
 from service.deployment import Deployment
 from service.errors import InvalidRequestError
+from service.generation.plan import to_chat
 from service.request_record import record_of
 
 
@@ -19,7 +20,11 @@ def tokens_router(deployment: Deployment) -> APIRouter:
         "/tokenize", summary="The token ids that the model would read", responses=refusals(400, 503)
     )
     async def tokenize(body: TokenizeRequest) -> Tokens:
-        ids = await lifecycle.require_ready().encoder.encode_aside(body.prompt, raw=body.raw)
+        encoder = lifecycle.require_ready().encoder
+        fields = body.model_dump(exclude={"prompt"}, exclude_unset=True, exclude_none=True)
+        chat = to_chat(fields, fields)
+        encoder.template.check(chat)
+        ids = await encoder.encode_aside(body.prompt, chat)
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.max_model_len}
 
     @router.post(

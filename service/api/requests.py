@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, model_validator
 
 from service.adapter import NAME
-from service.parameters import Fields, NonEmpty, Parameters, RequestId, Text, TokenId
+from service.parameters import AroundPrompt, Fields, NonEmpty, Parameters, RequestId, Text, TokenId
 from service.parameters_schema import document_alias
 
 
@@ -34,11 +34,10 @@ class GenerateRequest(Fields):
         return {**rest, "prompt": alias}
 
 
-class TokenizeRequest(Fields):
+class TokenizeRequest(AroundPrompt):
     """Body of POST /tokenize."""
 
     prompt: NonEmpty
-    raw: bool = Field(False, description="without the chat template")
 
 
 class DetokenizeRequest(Fields):

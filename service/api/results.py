@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 
-from service.api.answers import ListItem, Logprob, Output, PositionLogprobs, Result, Usage
+from service.api.answers import Delta, ListItem, Logprob, Output, PositionLogprobs, Result, Usage
 from service.engine.protocol import Completion, GenerationRequest, Position, TokenLogprob
 from service.errors import ServiceError
 from service.http.streams import LINE_SEPARATORS
@@ -23,14 +23,17 @@ def whole_result(
     result: Result = {
         "generated_text": first.text,
         "finish_reason": first.finish_reason,
-        "usage": _usage(len(request.prompt_ids), completion_tokens),
+        "usage": _usage(
+            len(request.prompt_ids),
+            completion_tokens,
+            sum(completion.thought_tokens for completion in completions),
+        ),
         "request_id": request.request_id,
         "model": model,
         "error": None,
         "num_output_tokens_cf": completion_tokens,  # the name that the original clients read
     }
-    if first.logprobs is not None:
-        result["logprobs"] = _logprobs(first.logprobs)
+    _add_extras(result, first)
     if len(completions) > 1:
         result["outputs"] = [_output(completion) for completion in completions]
     return result
@@ -44,6 +47,14 @@ def stream_end(
     for delta in deltas:
         by_index.setdefault(delta.index, []).append(delta)
     return whole_result(request, [_joined(by_index[i]) for i in sorted(by_index)], model, align)
+
+
+def delta(completion: Completion) -> Delta:
+    """What a step of a stream adds."""
+    added = Delta(index=completion.index, text=completion.text)
+    if completion.thought is not None:
+        added["reasoning"] = completion.thought
+    return added
 
 
 def failed_item(index: int, error: ServiceError, request_id: str, model: str) -> ListItem:
@@ -66,6 +77,7 @@ def total_usage(results: Iterable[ListItem]) -> Usage:
     return _usage(
         sum(usage["prompt_tokens"] for usage in usages),
         sum(usage["completion_tokens"] for usage in usages),
+        sum(usage.get("reasoning_tokens", 0) for usage in usages),
     )
 
 
@@ -87,6 +99,7 @@ def _joined(deltas: list[Completion]) -> Completion:
         token_count=sum(delta.token_count for delta in deltas),
         finish_reason=deltas[-1].finish_reason,
         logprobs=_joined_logprobs(deltas),
+        token_ids=[token for delta in deltas for token in delta.token_ids],
     )
 
 
@@ -103,9 +116,16 @@ def _output(completion: Completion) -> Output:
         "finish_reason": completion.finish_reason,
         "num_output_tokens_cf": completion.token_count,
     }
-    if completion.logprobs is not None:
-        output["logprobs"] = _logprobs(completion.logprobs)
+    _add_extras(output, completion)
     return output
+
+
+def _add_extras(answer: Result | Output, completion: Completion) -> None:
+    """What only some completions have."""
+    if completion.thought is not None:
+        answer["reasoning"] = completion.thought
+    if completion.logprobs is not None:
+        answer["logprobs"] = _logprobs(completion.logprobs)
 
 
 def _logprobs(positions: list[Position]) -> list[PositionLogprobs]:
@@ -119,9 +139,12 @@ def _logprob(token: TokenLogprob) -> Logprob:
     return {"token_id": token.token_id, "token": token.token, "logprob": token.logprob}
 
 
-def _usage(prompt_tokens: int, completion_tokens: int) -> Usage:
-    return {
+def _usage(prompt_tokens: int, completion_tokens: int, reasoning_tokens: int = 0) -> Usage:
+    usage: Usage = {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
+    if reasoning_tokens:
+        usage["reasoning_tokens"] = reasoning_tokens
+    return usage

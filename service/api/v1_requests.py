@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import InvalidRequestError, first_problem
+from service.generation.control_tokens import TRUSTED
 from service.parameters import MOST_LOGPROBS, MOST_OUTPUTS, MOST_STOPS, RequestId, refuse_overtaking
 from service.request_record import RequestRecord
 
@@ -42,8 +43,6 @@ MOST_OBJECTS = {"messages": 2048, "tools": 4096, "input": 512}
 MOST_CONVERSATIONS = 128
 BY_DEVELOPER = ("system", "instructions", "tools")
 """Fields whose text the chat template writes into the prompt; these may speak of marks."""
-MARKS_ALLOWED = ("assistant", "system", "developer")
-"""Roles whose messages may hold marks such as <think>, though no special tokens."""
 
 
 def _refuse_tags(kind: str) -> str:
@@ -103,7 +102,7 @@ class V1Work:
     each: int = 1
     """Sequences for each prompt."""
     rendered: list[tuple[str, bool]] = field(default_factory=list)
-    """Text that the template renders; True: a message of the model."""
+    """Text that the template renders; True: by the model or a developer."""
     items: list[Any] = field(default_factory=list)
     """Those in the `input` of /v1/responses."""
 
@@ -252,16 +251,16 @@ def _rendered(body: dict[str, Any]) -> Iterator[tuple[str, bool]]:
     """All text that the chat template may write into the prompt, names of members included."""
     pending = [(body.get(name), name in BY_DEVELOPER) for name in (*RENDERED, *BY_DEVELOPER)]
     while pending:
-        value, by_model = pending.pop()
+        value, trusted = pending.pop()
         if isinstance(value, str):
-            yield value, by_model
+            yield value, trusted
         else:
-            by_model = by_model or _is_by_model(value)
-            pending += [(each, by_model) for each in _members(value)]
+            trusted = trusted or _is_trusted(value)
+            pending += [(each, trusted) for each in _members(value)]
 
 
-def _is_by_model(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("role") in MARKS_ALLOWED
+def _is_trusted(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("role") in TRUSTED
 
 
 def _members(value: Any) -> list[Any]:

@@ -36,6 +36,7 @@ def completion(output: Any) -> Completion:
         token_count=len(output.token_ids),
         finish_reason=output.finish_reason,
         logprobs=None if output.logprobs is None else _positions(output),
+        token_ids=list(output.token_ids),
     )
 
 

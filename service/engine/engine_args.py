@@ -4,10 +4,12 @@ import logging
 import os
 from typing import Any
 
+from service.engine.thinking import PARSER
 from service.machine.cores import compute_in_engine_process
 from service.machine.memory import keep_freed_memory
 from service.machine.number_format import NumberFormat, on_cpu
 from service.machine.placement import Placement
+from service.model_directory.thoughts import marks_of
 from service.parameters import MAX_LOGPROBS
 from service.settings import Settings
 from service.versions import NOT_INSTALLED, installed
@@ -71,7 +73,9 @@ def engine_args(settings: Settings, placement: Placement, dtype: str) -> dict[st
         "scheduling_policy": "priority",
         # compact JSON: where white space is free, a small model may write nothing else
         "structured_outputs_config": StructuredOutputsConfig(
-            backend="guidance", disable_any_whitespace=True
+            backend="guidance",
+            disable_any_whitespace=True,
+            reasoning_parser=PARSER if marks_of(settings.model) else "",
         ),
         "tensor_parallel_size": gpus,
         # with one GPU (or a CPU) a worker process of its own is only a detour

@@ -38,6 +38,8 @@ async def openai_app(
     args.served_model_name = [model_name]
     args.allowed_origins = []  # vLLM's default lets every web page in
     args.disable_fastapi_docs = True
+    config = llm.vllm_config.structured_outputs_config
+    args.structured_outputs_config.reasoning_parser = config.reasoning_parser
     app: FastAPI = build_app(args, TASKS, llm.model_config)
     await init_app_state(llm, app.state, args, TASKS)
     models = app.state.openai_serving_models

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from starlette.types import ASGIApp
 
 from service.adapter import Adapter
+from service.engine.thinking.marks import Division, Phase
 from service.errors import ServiceError
 
 OPENAI_ROUTES = {
@@ -66,6 +67,10 @@ class Completion:
     token_count: int
     finish_reason: str | None
     logprobs: list[Position] | None = None
+    token_ids: list[int] = field(default_factory=list)
+    thought: str | None = None
+    """Set once it is told apart from the text; None where there is none."""
+    thought_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,15 @@ class GenerationRequest:
     """Lower ones are scheduled first."""
     trace: dict[str, str] = field(default_factory=dict)
     """W3C trace context headers."""
+    division: Division | None = None
+    """Of its outputs; None: thoughts are not looked for."""
     owner: str = ""
     """Tells requests of one id, but of different API keys, apart."""
+
+    @property
+    def opens_thought(self) -> bool:
+        """Whether the prompt ends inside a thought."""
+        return self.division is not None and self.division.phase is Phase.OPENED
 
 
 class Engine(Protocol):

@@ -1,8 +1,8 @@
 """vLLM's asynchronous engine behind the Engine protocol.
 
 vLLM is imported here, in engine_args.py, conversion.py, async_llm.py, openai_app.py, ahead.py,
-forked.py and models/ (loaded as a plugin), and nowhere else; this file imports it when the engine
-starts, since that takes seconds.
+forked.py, thinking/parser.py and models/ (loaded as a plugin), and nowhere else; this file imports
+it when the engine starts, since that takes seconds.
 """
 
 import asyncio
@@ -132,6 +132,8 @@ class VLLMEngine:
                 lora_request=self._loras[request.adapter.name] if request.adapter else None,
                 priority=request.priority,
                 trace_headers=request.trace or None,
+                # a grammar begins behind the thought that the prompt has opened
+                reasoning_ended=not request.opens_thought,
             )
             async for output in stream:
                 yield Step([completion(item) for item in output.outputs], timing(output))

@@ -116,4 +116,4 @@ class BeamSearch:
         pieces = continuation(
             self.engine.tokenizer, self.request.prompt_ids, ids, skip_special_tokens=skip
         )
-        return Completion(index, "".join(pieces), len(beam.ids), beam.finish_reason)
+        return Completion(index, "".join(pieces), len(beam.ids), beam.finish_reason, token_ids=ids)

@@ -11,6 +11,8 @@ HTML = re.compile(
     "a|b|blockquote|body|br|caption|code|div|em|h[1-6r]|head|header|footer|html|i|img|li|ol|p|pre|"
     "s|span|strike|strong|sub|sup|table|tbody|td|tfoot|th|thead|tr|u|ul"
 )
+TRUSTED = ("assistant", "system", "developer")
+"""Roles whose messages may hold marks such as <tool_call>, though no special tokens."""
 END = ""
 """In a trie: a word ends here."""
 PIECE = 2**18
@@ -43,12 +45,12 @@ class ControlTokens:
             _normalizer(tokenizer, [*special, *thought]),
         )
 
-    def first_in(self, text: str, *, by_model: bool = False) -> str | None:
+    def first_in(self, text: str, *, trusted: bool = False) -> str | None:
         """The first of them that `text` holds; None when there is none.
 
-        `by_model`: it is a message of the model, which may hold its own marks.
+        `trusted`: it is by the model or by a developer, who may write of the model's marks.
         """
-        pattern = self._special if by_model else self._all
+        pattern = self._special if trusted else self._all
         if pattern is None:
             return None
         found = filter(None, map(pattern.search, self._pieces(text)))

@@ -1,17 +1,19 @@
 """From a request's parameters to the fields of vLLM's SamplingParams, or to a beam search."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from service.engine.grammars.size import schema_text
 from service.errors import InvalidRequestError
+from service.generation.chat import Chat
 from service.parameters import MAX_LOGPROBS, Parameters, canonical
 
 GREEDY_BELOW = 1e-5  # vLLM would clamp such a temperature to 0.01 and sample
 DEFAULT_MAX_TOKENS = 512
 DEFAULT_PARAMETERS = {"temperature": 0.0, "max_tokens": DEFAULT_MAX_TOKENS}
 
-ROUTING = {"adapter", "raw", "preset", "priority", "timeout_s", "request_id"}
+RENDERING = {"raw", "system", "history", "thinking"}
+ROUTING = {"adapter", "preset", "priority", "timeout_s", "request_id"} | RENDERING
 BEAMS = {"beam_width", "length_penalty"}
 WITH_BEAMS = {"n", "max_tokens", "ignore_eos", "stop_token_ids", "skip_special_tokens"}
 
@@ -30,6 +32,8 @@ class Plan:
     default_max_tokens: int
     beam_width: int = 1
     length_penalty: float = 1.0
+    chat: Chat | None = None
+    """None: prompts are sent verbatim."""
 
     def for_prompt(self, prompt_tokens: int, max_model_len: int) -> dict[str, Any]:
         """`sampling` with max_tokens, for a prompt of that many tokens.
@@ -76,9 +80,27 @@ def to_plan(
         chosen["temperature"] = defaults.get("temperature") or 1.0
     fields = _with_schema_text({**defaults, **chosen})
     default_max_tokens = defaults.get("max_tokens", DEFAULT_MAX_TOKENS)
-    if fields.get("beam_width", 1) > 1:
-        return _beams(fields, chosen, default_max_tokens)
-    return _sampled(fields, chosen, default_max_tokens)
+    make = _beams if fields.get("beam_width", 1) > 1 else _sampled
+    return replace(make(fields, chosen, default_max_tokens), chat=to_chat(fields, chosen))
+
+
+def to_chat(fields: dict[str, Any], chosen: dict[str, Any]) -> Chat | None:
+    """What stands around each prompt; None: it is sent verbatim.
+
+    Raises InvalidRequestError where that does not go with what is `chosen` of the fields.
+    """
+    verbatim = fields.get("raw", False)
+    given = chosen if verbatim else fields
+    around = {name: given[name] for name in RENDERING - {"raw"} if name in given}
+    if not verbatim:
+        history = tuple((question, answer) for question, answer in around.pop("history", ()))
+        return Chat(**around, history=history, opens_thought="structured_outputs" in fields)
+    if around:
+        name = min(around)
+        raise InvalidRequestError(
+            f"{name} does not go with raw, which sends the prompt verbatim", f"parameters.{name}"
+        )
+    return None
 
 
 def _with_schema_text(fields: dict[str, Any]) -> dict[str, Any]:

@@ -5,15 +5,17 @@ import copy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 from service.engine.tokenizers import limit_cache
 from service.errors import InvalidRequestError
-from service.generation.control_tokens import SHRINKS, ControlTokens
+from service.generation.chat import PLAIN, Chat, ChatTemplate
+from service.generation.control_tokens import SHRINKS, TRUSTED, ControlTokens
 
 SHORT = 2048  # characters that are encoded faster than a thread is woken
 THREADS = 2
 JSON_BYTES = 6  # most of one character, unless it is a pair of surrogates, which are two
+VERBATIM = {"prompt": "set parameters.raw", "messages": "send it to /v1/completions"}
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,13 @@ class PromptEncoder:
         """False: prompts are sent raw."""
         return self.tokenizer.chat_template is not None
 
-    async def encode_aside(self, prompt: str, *, raw: bool) -> list[int]:
+    async def encode_aside(self, prompt: str, chat: Chat | None) -> list[int]:
         """As `encode`, in a thread where it takes long, so that other requests go on."""
-        if len(prompt) <= SHORT:
-            return self.encode(prompt, raw=raw)
-        self.refuse_too_long(prompt)
-        encode = partial(self.encode, prompt, raw=raw)
+        size = len(prompt) + sum(map(len, chat.texts if chat else ()))
+        if size <= SHORT:
+            return self.encode(prompt, chat)
+        self.refuse_too_long(prompt, size=size)
+        encode = partial(self.encode, prompt, chat)
         return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
 
     async def decode_aside(self, ids: list[int]) -> str:
@@ -50,51 +53,51 @@ class PromptEncoder:
             return str(decode())
         return str(await asyncio.get_running_loop().run_in_executor(self._threads, decode))
 
-    def encode(self, prompt: str, *, raw: bool) -> list[int]:
-        """Token ids of one prompt.
+    def encode(self, prompt: str, chat: Chat | None = PLAIN) -> list[int]:
+        """Token ids of one prompt; without `chat` it is sent verbatim.
 
         Raises InvalidRequestError for an empty prompt, one too long for any model of this size,
-        and for control tokens in a prompt that is to be rendered: they are data there, and would
-        act as commands.
+        for what the template cannot do, and for control tokens in a prompt that is to be rendered:
+        they are data there, and would act as commands.
         """
         if not prompt.strip():
             raise InvalidRequestError("the prompt is empty", "prompt")
         self.refuse_too_long(prompt)
-        if raw or not self.has_template:
+        if chat is None or not self.has_template:
             return self._one_bos(self._ids(prompt))
-        token = self._control_tokens.first_in(prompt)
-        if token is not None:
-            raise InvalidRequestError(
-                f"the prompt holds the control token {token!r}; take it out, or write the whole "
-                "prompt yourself and set parameters.raw",
-                "prompt",
-            )
-        messages = [{"role": "user", "content": prompt}]
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
+        for message in chat.messages(prompt):
+            text, trusted = message["content"], message["role"] in TRUSTED
+            self.refuse_control_tokens(text, trusted=trusted, param="prompt")
         # The template writes BOS itself; training encodes exactly so, and ids must not differ.
-        return self._ids(text)
+        return self._ids(self.template.render(prompt, chat))
 
-    def refuse_control_tokens(self, text: str, *, by_model: bool) -> None:
-        """Raise InvalidRequestError for a chat message's text that would act as a command."""
-        token = self._control_tokens.first_in(text, by_model=by_model)
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The one that conversations are rendered with."""
+        return ChatTemplate(self.tokenizer)
+
+    def refuse_control_tokens(
+        self, text: str, *, trusted: bool, param: Literal["prompt", "messages"] = "messages"
+    ) -> None:
+        """Raise InvalidRequestError for text to be rendered that would act as a command."""
+        token = self._control_tokens.first_in(text, trusted=trusted)
         if token is not None:
             raise InvalidRequestError(
-                f"a message holds the control token {token!r}: take it out, or write the whole "
-                "prompt yourself and send it to /v1/completions",
-                "messages",
+                f"the text holds the control token {token!r}: take it out, or write the whole"
+                f" prompt yourself and {VERBATIM[param]}",
+                param,
             )
 
-    def refuse_too_long(self, text: str, param: str = "prompt") -> None:
+    def refuse_too_long(self, text: str, param: str = "prompt", *, size: int = 0) -> None:
         """Raise InvalidRequestError for a text that needs more tokens than the model can hold.
 
         Decided by its characters, before it costs anything.
         """
-        if self.max_tokens is None or len(text) <= self.max_tokens * self._most_characters:
+        size = size or len(text)
+        if self.max_tokens is None or size <= self.max_tokens * self._most_characters:
             return
         raise InvalidRequestError(
-            f"{param} has {len(text)} characters; the model holds {self.max_tokens} tokens of at "
+            f"{param} has {size} characters; the model holds {self.max_tokens} tokens of at "
             f"most {self._most_characters} characters each: shorten it",
             param,
         )

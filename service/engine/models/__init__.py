@@ -1,5 +1,7 @@
 """What vLLM does not have, registered by a vLLM plugin in every process of the engine."""
 
+from service.engine.thinking import PARSER
+
 
 def register() -> None:
     """Make vLLM load ChatGLM-6B and tuned prefixes, bound grammars, and be fast on a CPU.
@@ -10,11 +12,15 @@ def register() -> None:
     from vllm.model_executor.models import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
     from vllm.platforms import current_platform
+    from vllm.reasoning import ReasoningParserManager
 
     from service.engine.grammars import bounded
     from service.engine.models.chatglm_6b_config import ARCHITECTURE, ChatGLM6BConfig, EngineRules
 
     bounded.register()
+    ReasoningParserManager.register_lazy_module(
+        PARSER, "service.engine.thinking.parser", "ThoughtParser"
+    )
     if ChatGLM6BConfig.model_type not in CONFIG_MAPPING:  # training's own, where both are imported
         AutoConfig.register(ChatGLM6BConfig.model_type, ChatGLM6BConfig)
     MODELS_CONFIG_MAP[ARCHITECTURE] = EngineRules

@@ -24,6 +24,7 @@ PARAMETERS: tuple[dict[str, Any], ...] = (
     {"adapter": "medical", "max_new_tokens": 7, "do_sample": False, "ignore_eos": True},
     {"adapter": "noise", "preset": "short"},
     {"structured_outputs": {"choice": ["发热", "咳嗽"]}},
+    {"system": "你是医生", "history": [["头痛", "多休息"]], "thinking": False, **SHORT},
     {"beam_width": 3, "length_penalty": 0.7, "max_tokens": 5},
     {"num_beams": 2, "max_tokens": 5},
     {"use_beam_search": True, "best_of": 2, "max_tokens": 5},

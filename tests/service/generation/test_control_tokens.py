@@ -33,7 +33,7 @@ def test_a_token_on_the_border_of_two_pieces_is_found(
     tokens = ControlTokens(("<|end|>",), ("<think>",))
     text = "x" * (128 + at) + "<think>" + "y" * 100
     assert tokens.first_in(text) == "<think>"
-    assert tokens.first_in(text, by_model=True) is None
+    assert tokens.first_in(text, trusted=True) is None
 
 
 def test_a_token_that_the_normalizer_makes_is_found_on_every_border(

@@ -1,0 +1,114 @@
+"""A prompt, what stands around it, and the model's chat template that renders both."""
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import chain, cycle
+from typing import Any
+
+from jinja2 import TemplateError
+
+from service.engine.thinking.marks import NO_THOUGHTS, Division, Thinking, template_of
+from service.errors import InvalidRequestError
+
+
+@dataclass(frozen=True)
+class Chat:
+    """What stands around a prompt that the template renders."""
+
+    system: str | None = None
+    history: tuple[tuple[str, str], ...] = ()
+    """Earlier rounds, oldest first: question and answer."""
+    thinking: bool | None = None
+    """None: by the template's default."""
+    opens_thought: bool = False
+    """Where thinking is on, the prompt ends inside the thought, whatever the template says."""
+
+    @property
+    def texts(self) -> list[str]:
+        """All of it."""
+        return [self.system or "", *chain(*self.history)]
+
+    def messages(self, prompt: str) -> list[dict[str, str]]:
+        """All of it and the prompt, as templates take it."""
+        roles = zip(cycle(("user", "assistant")), [*chain(*self.history), prompt], strict=False)
+        system = [("system", self.system)] if self.system else []
+        return [{"role": role, "content": text} for role, text in [*system, *roles]]
+
+
+NO_TEMPLATE = "this model has no chat template: prompts are sent as they are"
+WORDS: dict[bool | None, str] = {True: "on", False: "off"}
+PLAIN = Chat()
+"""Nothing around it."""
+PROBE = "words"
+PROBES = {"system": Chat(system=PROBE), "history": Chat(history=((PROBE, "1"),))}
+"""Rendered to see whether a template writes all that it is given."""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A tokenizer's. Where there is none, prompts are sent as they are."""
+
+    tokenizer: Any
+
+    @property
+    def exists(self) -> bool:
+        """Whether the tokenizer has one."""
+        return self.tokenizer.chat_template is not None
+
+    def division(self, chat: Chat | None) -> Division | None:
+        """How the answer to a prompt divides; None: there are no thoughts."""
+        if chat is None or not self.thinking.exists:
+            return None
+        alone = Chat(thinking=chat.thinking, opens_thought=chat.opens_thought)
+        return Division.behind(self.render("1", alone), self.thinking.marks)
+
+    def check(self, chat: Chat | None) -> None:
+        """Raise InvalidRequestError for what this model cannot do with any prompt."""
+        if chat is None or chat == PLAIN:
+            return
+        if not self.exists:
+            raise InvalidRequestError(NO_TEMPLATE, "parameters")
+        if not self.thinking.can(chat.thinking):
+            raise InvalidRequestError(
+                f"this model's chat template cannot switch thoughts {WORDS[chat.thinking]}",
+                "parameters.thinking",
+            )
+        self._refuse_left_out(chat)
+
+    def _refuse_left_out(self, chat: Chat) -> None:
+        """Some templates know no system text, or the last question alone."""
+        for name, probe in PROBES.items():
+            if getattr(chat, name) and PROBE not in self.render("1", probe):
+                raise InvalidRequestError(
+                    f"the model's chat template leaves the {name} out", f"parameters.{name}"
+                )
+
+    def render(self, prompt: str, chat: Chat) -> str:
+        """The text of one prompt. Raises InvalidRequestError where the template refuses it."""
+        arguments = self.thinking.arguments(on=chat.thinking)
+        try:
+            text = self._render(chat.messages(prompt), **arguments)
+        except (TemplateError, TypeError, ValueError) as error:
+            raise InvalidRequestError(
+                f"the model's chat template does not take this conversation: {error}", "parameters"
+            ) from error
+        return text + self._opening(chat)
+
+    def _opening(self, chat: Chat) -> str:
+        """What opens the thought that is to come before a constrained answer."""
+        opens = chat.opens_thought and self.thinking.is_on(chat.thinking)
+        return self.thinking.opening * opens
+
+    def _render(self, messages: list[dict[str, str]], **arguments: object) -> str:
+        text: str = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **arguments
+        )
+        return text
+
+    @cached_property
+    def thinking(self) -> Thinking:
+        """How the template has the model think."""
+        if not self.exists:
+            return NO_THOUGHTS
+        question = [{"role": "user", "content": "1"}]
+        return Thinking.of(template_of(self.tokenizer), partial(self._render, question))
