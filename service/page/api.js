@@ -112,11 +112,13 @@ function endOfConnection(error) {
 }
 
 function fromGenerate(event) {
-  if (!("generated_text" in event)) return { deltas: [{ index: event.index, text: event.text }] };
-  const { generated_text: text, finish_reason: finish, usage } = event;
-  const whole = (event.outputs ?? [{ index: 0, generated_text: text }]).map((output) => ({
+  const { index, text, reasoning: thought = "" } = event;
+  if (!("generated_text" in event)) return { deltas: [{ index, text, thought }] };
+  const { finish_reason: finish, usage } = event;
+  const whole = (event.outputs ?? [{ ...event, index: 0 }]).map((output) => ({
     index: output.index,
     text: output.generated_text,
+    thought: output.reasoning ?? "",
   }));
   return { deltas: [], whole, finish, usage };
 }
@@ -124,8 +126,8 @@ function fromGenerate(event) {
 function fromChat(event) {
   const choices = event.choices ?? [];
   const deltas = choices
-    .filter(({ delta }) => delta?.content)
-    .map(({ index, delta }) => ({ index, text: delta.content }));
+    .filter(({ delta }) => delta?.content || delta?.reasoning)
+    .map(({ index, delta }) => ({ index, text: delta.content ?? "", thought: delta.reasoning ?? "" }));
   const finish = choices.find(({ finish_reason: reason }) => reason)?.finish_reason;
   return { deltas, finish, usage: event.usage };
 }

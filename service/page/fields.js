@@ -25,6 +25,7 @@ export function readParameters() {
   for (const name of ["adapter", "preset"]) {
     if (control(name).value) parameters[name] = control(name).value;
   }
+  if (control("thinking").value) parameters.thinking = control("thinking").value === "on";
   Object.assign(parameters, readAdvanced());
   return document.querySelector("#parameters [aria-invalid]") ? null : parameters;
 }
@@ -33,6 +34,8 @@ export function readParameters() {
 export function offer(info) {
   fill("adapter", info.adapters ?? []);
   fill("preset", Object.keys(info.presets ?? {}));
+  field("thinking").hidden = !info.thinking?.switch;
+  if (field("thinking").hidden) control("thinking").value = "";
   const defaults = { top_p: 1, repetition_penalty: 1, ...info.default_parameters };
   for (const name of NUMBERS) control(name).placeholder = defaults[name] ?? "";
 }

@@ -31,29 +31,46 @@ async function submit() {
   results[mode].begin(question, curlCommand(address(path), body, Boolean(apiKey.get())));
   if (mode === "chat") text.value = "";
   setRunning(new AbortController());
-  const answered = await follow(path, body, results[mode]);
+  const outcome = await follow(path, body, results[mode]);
   setRunning(null);
-  if (!answered) results[mode].takeBack();
-  if (mode === "chat") keepTurn(question, answered);
+  if (outcome === "unanswered") results[mode].takeBack();
+  if (mode === "chat") keepTurn(question, outcome === "answered");
 }
 
 function request(prompt, parameters) {
   if (mode === "prompt") return { path: "generate", body: { prompt, parameters, stream: true } };
-  const { adapter, preset, raw, ...sampling } = parameters;
+  const { adapter, preset, raw, ...own } = parameters;
   const { default_parameters: defaults, presets, model } = service.info;
+  const all = { ...defaults, ...presets?.[preset], ...own }; // /v1 knows neither of the first two
+  const { system, history, thinking, ...sampling } = all;
   const body = {
     model: adapter ?? model,
-    messages: [...messages, { role: "user", content: prompt }],
-    ...defaults, // /v1 knows neither them nor presets
-    ...presets?.[preset],
+    messages: [...before(system, history), ...messages, { role: "user", content: prompt }],
     ...sampling,
+    ...switched(thinking),
     stream: true,
     stream_options: { include_usage: true },
   };
   return { path: "v1/chat/completions", body };
 }
 
-/** Show the answer as it comes; whether there is any of it. */
+/** What /generate takes as a system text and a history, as messages. */
+function before(system, history = []) {
+  const first = system ? [{ role: "system", content: system }] : [];
+  const rounds = history.flatMap(([question, answer]) => [
+    { role: "user", content: question },
+    { role: "assistant", content: answer },
+  ]);
+  return [...first, ...rounds];
+}
+
+/** What /generate takes as `thinking`, as arguments of the chat template. */
+function switched(thinking) {
+  const kwargs = service.info.thinking?.switch?.[thinking ? "on" : "off"];
+  return thinking === undefined || !kwargs ? {} : { chat_template_kwargs: kwargs };
+}
+
+/** Show the answer as it comes; in the end it is answered, unanswered, or a thought that was cut. */
 async function follow(path, body, result) {
   const key = apiKey.get();
   const clock = new Clock();
@@ -77,7 +94,11 @@ async function follow(path, body, result) {
   result.draw();
   result.showFacts(clock.facts());
   result.end(outcome, clock.tokens);
-  return outcome === "done" || result.text !== "";
+  if (result.text !== "") return "answered";
+  if (outcome !== "done") return "unanswered";
+  if (!result.thought) return "answered"; // with nothing
+  result.fail(new Failure({ key: "thoughtCut" }));
+  return "cut";
 }
 
 /** Draw once a frame at most: a fast stream must leave the page time for the stop button. */

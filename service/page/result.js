@@ -36,7 +36,8 @@ export class Result {
     this.part("curl").querySelector("pre").textContent = command;
     this.turn = [];
     this.answers = new Map();
-    this.undrawn = new Map();
+    this.thoughts = new Map();
+    this.undrawn = [];
     this.factsShown = 0;
     this.follows = true;
     this.scrolledTo = 0;
@@ -51,16 +52,19 @@ export class Result {
     say(this.part("progress"), "generating");
   }
 
-  /** Text arrived for answer `index`; `draw` shows it. */
-  append({ index, text }) {
-    this.undrawn.set(index, (this.undrawn.get(index) ?? "") + text);
+  /** Text arrived for answer `index`, or a thought before it; `draw` shows it. */
+  append(delta) {
+    this.undrawn.push(delta);
   }
 
   /** Show what has arrived. */
   draw() {
     this.follow(() => {
-      for (const [index, text] of this.undrawn) this.answer(index).appendData(text);
-      this.undrawn.clear();
+      for (const [index, { text, thought }] of joined(this.undrawn)) {
+        if (thought) this.thinking(index).appendData(thought);
+        this.answer(index).appendData(text);
+      }
+      this.undrawn = [];
     });
   }
 
@@ -76,17 +80,22 @@ export class Result {
   }
 
   /** The whole text of answer `index`, which is what counts. */
-  replace({ index, text }) {
+  replace({ index, text, thought }) {
     this.draw();
-    if (this.answer(index).data === text) return;
     this.follow(() => {
-      this.answer(index).data = text;
+      if (thought) setText(this.thinking(index), thought);
+      setText(this.answer(index), text);
     });
   }
 
   /** The text of the first answer. */
   get text() {
     return this.answers.get(0).data;
+  }
+
+  /** What the model thought before it. */
+  get thought() {
+    return this.thoughts.get(0)?.data ?? "";
   }
 
   /** The request is over: `outcome` is done, stopped or failed. */
@@ -148,6 +157,23 @@ export class Result {
     return this.answers.get(index);
   }
 
+  /** The text node of what is thought before answer `index`. */
+  thinking(index) {
+    if (!this.thoughts.has(index)) {
+      const [details, name, text] = ["details", "summary", "div"].map((tag) => document.createElement(tag));
+      details.className = "thought";
+      details.open = true;
+      text.className = "text";
+      say(name, "thought");
+      const node = document.createTextNode("");
+      text.append(node);
+      details.append(name, text);
+      this.answer(index).parentElement.before(details);
+      this.thoughts.set(index, node);
+    }
+    return this.thoughts.get(index);
+  }
+
   showHint() {
     const hint = document.createElement("p");
     hint.className = "empty";
@@ -178,6 +204,21 @@ export class Result {
     say(button, "copied");
     setTimeout(() => say(button, "copy"), 2000);
   }
+}
+
+/** The deltas of each answer as one. */
+function joined(deltas) {
+  const all = new Map();
+  for (const { index, text, thought = "" } of deltas) {
+    const before = all.get(index) ?? { text: "", thought: "" };
+    all.set(index, { text: before.text + text, thought: before.thought + thought });
+  }
+  return all;
+}
+
+/** Unless it is there already: a selection in it would be lost. */
+function setText(node, text) {
+  if (node.data !== text) node.data = text;
 }
 
 function named(key, value) {
