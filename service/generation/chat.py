@@ -28,6 +28,12 @@ class Chat:
         """All of it."""
         return [self.system or "", *chain(*self.history)]
 
+    @property
+    def fields(self) -> set[str]:
+        """Those of a request that it has texts of."""
+        given = {"system": self.system, "history": self.history}
+        return {"prompt", *(f"parameters.{name}" for name, texts in given.items() if texts)}
+
     def messages(self, prompt: str) -> list[dict[str, str]]:
         """All of it and the prompt, as templates take it."""
         roles = zip(cycle(("user", "assistant")), [*chain(*self.history), prompt], strict=False)
@@ -39,9 +45,13 @@ NO_TEMPLATE = "this model has no chat template: prompts are sent as they are"
 WORDS: dict[bool | None, str] = {True: "on", False: "off"}
 PLAIN = Chat()
 """Nothing around it."""
-PROBE = "words"
-PROBES = {"system": Chat(system=PROBE), "history": Chat(history=((PROBE, "1"),))}
-"""Rendered to see whether a template writes all that it is given."""
+PROBE = "some words"
+PROBES = {
+    "prompt": Chat(),
+    "parameters.system": Chat(system=PROBE),
+    "parameters.history": Chat(history=((PROBE, PROBE),)),
+}
+"""By field: what is rendered to see whether a template writes all that it is given."""
 
 
 @dataclass(frozen=True)
@@ -64,24 +74,30 @@ class ChatTemplate:
 
     def check(self, chat: Chat | None) -> None:
         """Raise InvalidRequestError for what this model cannot do with any prompt."""
-        if chat is None or chat == PLAIN:
+        if chat is None:
             return
-        if not self.exists:
+        if not self.exists and chat != PLAIN:
             raise InvalidRequestError(NO_TEMPLATE, "parameters")
         if not self.thinking.can(chat.thinking):
             raise InvalidRequestError(
                 f"this model's chat template cannot switch thoughts {WORDS[chat.thinking]}",
                 "parameters.thinking",
             )
-        self._refuse_left_out(chat)
+        for field in chat.fields & self._not_taken:
+            raise InvalidRequestError(
+                f"the model's chat template takes no {field.rpartition('.')[2]} that is text", field
+            )
 
-    def _refuse_left_out(self, chat: Chat) -> None:
-        """Some templates know no system text, or the last question alone."""
-        for name, probe in PROBES.items():
-            if getattr(chat, name) and PROBE not in self.render("1", probe):
-                raise InvalidRequestError(
-                    f"the model's chat template leaves the {name} out", f"parameters.{name}"
-                )
+    @cached_property
+    def _not_taken(self) -> set[str]:
+        """Fields that it refuses, or leaves out without a word (those of models for images do)."""
+        return {field for field, probe in PROBES.items() if self.exists and not self._takes(probe)}
+
+    def _takes(self, probe: Chat) -> bool:
+        try:
+            return self.render(PROBE, probe).count(PROBE) >= len(probe.messages(PROBE))
+        except InvalidRequestError:
+            return False
 
     def render(self, prompt: str, chat: Chat) -> str:
         """The text of one prompt. Raises InvalidRequestError where the template refuses it."""

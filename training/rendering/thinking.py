@@ -91,7 +91,7 @@ def find_thinking(template: str, probe: Probe) -> Thinking | None:
             " is not the answer alone; name another template with template=…"
         )
     marks = next((pair for pair in MARKS if pair[1] in template), None)
-    return _found(marks, _switch(template, probe), probe) if marks else None
+    return _found(marks, find_switch(template, probe), probe) if marks else None
 
 
 def _found(marks: tuple[str, str], switch: str | None, probe: Probe) -> Thinking:
@@ -101,7 +101,7 @@ def _found(marks: tuple[str, str], switch: str | None, probe: Probe) -> Thinking
     return Thinking(marks, marks[0] + before, behind + marks[1] + after, switch)
 
 
-def _switch(template: str, probe: Probe) -> str | None:
+def find_switch(template: str, probe: Probe) -> str | None:
     """The argument that changes what is rendered."""
     for name, (off, on) in SWITCHES.items():
         if name in template and probe(**{name: off}) != probe(**{name: on}):

@@ -12,12 +12,13 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from training.data.messages import Message
 from training.data.settings import Mode
 from training.errors import TrainingError
-from training.rendering.thinking import MARKS, Thinking, find_thinking, settle
+from training.rendering.thinking import MARKS, Thinking, find_switch, find_thinking, settle
 
 Messages = Sequence[Message]
 THOUGHT = "reasoning_content"
-QUESTION: Message = {"role": "user", "content": "1"}
+QUESTION: Message = {"role": "user", "content": "a question"}
 PLAIN_MARKS = Thinking(MARKS[0], *MARKS[0])
+KNOWN = " or ".join(map("…".join, MARKS))
 NO_CONTINUATION = (
     "the chat template does not continue its own prompt with the answer; use a template whose"
     " conversation starts with its generation prompt"
@@ -56,11 +57,9 @@ class ChatTemplate:
 
         template = tokenizer.chat_template
         thinking = find_thinking(template, probe)
-        if thinking is None and mode == "on":
-            raise TrainingError(
-                "thinking=on: the chat template has no thoughts; thinking=data trains those that"
-                " the rows have"
-            )
+        _refuse_lost_text(probe())
+        if thinking is None:
+            _refuse_mode(mode, find_switch(template, probe))
         lead = _lead(tokenizer, thinking) if thinking else ""
         _show(tokenizer, thinking or PLAIN_MARKS)
         tokenizer.chat_template = settle(template, thinking, mode or "off", probe, lead)
@@ -152,6 +151,24 @@ def _continued(prompt: str, whole: str) -> Turn:
 def _plain(message: Message) -> Message:
     """Without a thought."""
     return {key: value for key, value in message.items() if key != THOUGHT}
+
+
+def _refuse_lost_text(prompt: str) -> None:
+    if QUESTION["content"] not in prompt:
+        raise TrainingError(
+            "the chat template leaves the text of messages out (it wants lists of parts, as those"
+            " of models for images do): name another one with template=…"
+        )
+
+
+def _refuse_mode(mode: Mode | None, switch: str | None) -> None:
+    """What cannot be done with a template whose thoughts have no marks that are known."""
+    if mode == "on" or (mode == "data" and switch):
+        has = f"switches thoughts by {switch}, but marks them otherwise" if switch else "has none"
+        raise TrainingError(
+            f"thinking={mode}: the chat template {has} (known: {KNOWN}); thinking=off, or name"
+            " another one with template=…"
+        )
 
 
 def _show(tokenizer: Tokenizer, thinking: Thinking) -> None:

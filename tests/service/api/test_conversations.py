@@ -77,14 +77,17 @@ async def test_what_is_sent_is_what_the_template_makes_of_the_conversation(
     assert answer.json()["tokens"] == expected
 
 
+PARTS = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+"""As those of models for images: a text is no list of parts."""
 LEFT_OUT = "{{ bos_token }}{{ messages[-1].content }}"
 REFUSALS: list[tuple[str, str | None, dict[str, Any], str]] = [
     (
         "llama3",
         "{{ raise_exception('no') if messages | length > 1 }}{{ messages[0].content }}",
         {"system": "你是医生"},
-        "parameters",
+        "parameters.system",
     ),
+    ("llama3", PARTS, {}, "prompt"),
     ("llama3", LEFT_OUT, {"system": "你是医生"}, "parameters.system"),
     ("llama3", LEFT_OUT, {"history": [["a", "b"]]}, "parameters.history"),
     ("llama3", None, {"thinking": True}, "parameters.thinking"),

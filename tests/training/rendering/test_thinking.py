@@ -142,8 +142,40 @@ def test_templates_with_channels_are_refused() -> None:
 
 
 def test_a_template_without_thoughts_cannot_think() -> None:
-    with pytest.raises(TrainingError, match="thinking=on: the chat template has no thoughts"):
+    with pytest.raises(TrainingError, match="thinking=on: the chat template has none"):
         Rendering.of(thinking_tokenizer("qwen3-2507-instruct"), "on")
+
+
+CHANNEL = (
+    "{% if enable_thinking %}<|think|>{% endif %}{% for m in messages %}{{ m.role ~ ':' }}"
+    "{% if m.reasoning_content %}{{ '<|channel>thought' ~ m.reasoning_content ~ '<channel|>' }}"
+    "{% endif %}{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant:"
+    "{% endif %}"
+)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_thoughts_with_other_marks_are_refused(mode: Any) -> None:
+    """As Gemma 4's: what would be served is not what would be trained."""
+    tokenizer = thinking_tokenizer("qwen3")
+    tokenizer.chat_template = CHANNEL
+    if mode in ("on", "data"):
+        with pytest.raises(TrainingError, match="switches thoughts by enable_thinking, but marks"):
+            Rendering.of(tokenizer, mode)
+    else:
+        [sample] = Rendering.of(tokenizer, mode).encode(row(QUESTION, ANSWER), 100)
+        assert tokenizer.decode(sample.ids) == "user:感冒<|im_end|>assistant:多喝水<|im_end|>"
+
+
+def test_a_template_that_leaves_texts_out_is_refused() -> None:
+    """As those of models for images do with a content that is no list of parts."""
+    tokenizer = thinking_tokenizer("qwen3")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}{% for part in m.content %}{{ part.text }}{% endfor %}"
+        "{% endfor %}"
+    )
+    with pytest.raises(TrainingError, match="leaves the text of messages out"):
+        Rendering.of(tokenizer)
 
 
 @pytest.mark.parametrize("as_extra", [False, True])
