@@ -94,9 +94,9 @@ def _with_answer(fields: Fields, form: Format, layout: Layout) -> Fields:
 
 
 def _ending_in_answer(turns: object) -> object:
-    if not isinstance(turns, list) or any(map(_is_answer, turns[-1:])):
+    if not isinstance(turns, list):
         return turns
-    return [*turns, STAND_IN]
+    return [*(turns[:-1] if any(map(_is_answer, turns[-1:])) else turns), STAND_IN]
 
 
 def _is_answer(turn: object) -> bool:
@@ -122,8 +122,8 @@ def _completion(fields: Fields, layout: Layout, where: str) -> Row:
     """Two texts, or two lists of messages."""
     prompt, answer = fields["prompt"], fields["completion"]
     if isinstance(prompt, list) and isinstance(answer, list):
-        both, tools = [*prompt, *answer], fields.get("tools")
-        return conversation(both, where, layout.learn, tools, "prompt + completion")
+        both = [*prompt, *answer]
+        return conversation(both, where, layout.learn, _tools(fields), "prompt + completion")
     return _asked(fields, layout, where, _text(fields, "prompt", where), "completion")
 
 
@@ -135,7 +135,7 @@ def _asked(fields: Fields, layout: Layout, where: str, question: str, answer: st
 
 
 def _messages(fields: Fields, layout: Layout, where: str) -> Row:
-    return conversation(fields["messages"], where, layout.learn, fields.get("tools"))
+    return conversation(fields["messages"], where, layout.learn, _tools(fields))
 
 
 class _Turn(BaseModel):
@@ -160,7 +160,11 @@ def _sharegpt(fields: Fields, layout: Layout, where: str) -> Row:
         raise TrainingError(f"{where}: column 'conversations' must be a list of turns")
     turned = [_turn(turn, f"{where}: conversations.{place}") for place, turn in enumerate(turns)]
     messages = [*_system(fields, layout.system or "system", where), *turned]
-    return conversation(messages, where, layout.learn, fields.get("tools"), "conversations")
+    return conversation(messages, where, layout.learn, _tools(fields), "conversations")
+
+
+def _tools(fields: Fields) -> object:
+    return fields.get("tools") or fields.get("functions")
 
 
 def _turn(turn: object, where: str) -> Message:

@@ -7,19 +7,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Field,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 
 from training.errors import TrainingError
 
 Message = dict[str, Any]
 """role and content; reasoning_content, tool_calls, tool_call_id and name where there are any."""
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+FLAGS = ("weight", "loss", "train")
+"""Names for whether an answer is learned."""
 SPELLINGS = {"developer": "system", "function": "tool"}
 
 
@@ -72,6 +74,24 @@ def _parsed(value: object) -> object:
     return json.loads(value) if isinstance(value, str) and value.strip() else value or None
 
 
+def _arguments(value: object) -> object:
+    """Of a call; one without parameters has none."""
+    return (json.loads(value) if isinstance(value, str) and value.strip() else value) or {}
+
+
+def _wrapped(tools: object) -> object:
+    """Tools as OpenAI's requests have them; some files have the function alone."""
+    parsed = _parsed(tools)
+    if not isinstance(parsed, list):
+        return parsed
+    return [_as_tool(tool) for tool in parsed]
+
+
+def _as_tool(tool: object) -> object:
+    alone = isinstance(tool, dict) and "name" in tool and "function" not in tool
+    return {"type": "function", "function": tool} if alone else tool
+
+
 def _spelled(role: object) -> object:
     return SPELLINGS.get(role, role) if isinstance(role, str) else role
 
@@ -84,7 +104,12 @@ def _joined(content: object) -> object:
 
 
 Text = Annotated[str, AfterValidator(encodable)]
-Objects = Annotated[list[dict[str, Any]] | None, BeforeValidator(_parsed)]
+Objects = Annotated[list[dict[str, Any]] | None, BeforeValidator(_wrapped)]
+
+
+def _values(message: dict[str, Any], names: Iterable[str]) -> list[Any]:
+    """What is there under any of these names."""
+    return [message[name] for name in names if message.get(name) not in (None, "")]
 
 
 class _Part(BaseModel):
@@ -98,7 +123,7 @@ _PARTS: TypeAdapter[list[_Part]] = TypeAdapter(list[_Part])
 
 class _Function(BaseModel):
     name: Text
-    arguments: Annotated[dict[str, Any], BeforeValidator(_parsed)]
+    arguments: Annotated[dict[str, Any], BeforeValidator(_arguments)] = {}
 
 
 class _ToolCall(BaseModel):
@@ -110,18 +135,23 @@ class _ToolCall(BaseModel):
 class _Message(BaseModel):
     role: Annotated[Literal["system", "user", "assistant", "tool"], BeforeValidator(_spelled)]
     content: Annotated[Text, BeforeValidator(_joined)] = ""
-    reasoning_content: Text | None = Field(
-        None, validation_alias=AliasChoices("reasoning_content", "reasoning", "thinking")
-    )
-    tool_calls: list[_ToolCall] | None = None
+    reasoning_content: Text | None = None
+    tool_calls: Annotated[list[_ToolCall] | None, BeforeValidator(_parsed)] = None
     tool_call_id: str | None = None
     name: str | None = None
-    learn: bool = Field(True, validation_alias=AliasChoices("weight", "loss", "train"))
+    learn: list[bool] = []
+    """What the file says of it, by any name: all have to be true."""
 
-    @property
-    def is_answer(self) -> bool:
-        """Whether the model writes it."""
-        return self.role == "assistant"
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling(cls, message: object) -> object:
+        """Of several names the first that is not empty: files with one schema have nulls."""
+        if not isinstance(message, dict):
+            return message
+        thoughts, learn = _values(message, THOUGHTS), _values(message, FLAGS)
+        call = message.get("function_call")
+        calls = {"tool_calls": [{"function": call}]} if call else {}
+        return {**message, "reasoning_content": next(iter(thoughts), None), "learn": learn, **calls}
 
     @property
     def is_empty(self) -> bool:
@@ -135,7 +165,7 @@ class _Conversation(BaseModel):
 
     def faults(self) -> Iterator[str]:
         """What makes it no sample: the place, and what is wrong there."""
-        roles = [message.role for message in self.messages]
+        roles = self._roles
         for place, message in enumerate(self.messages):
             if message.is_empty:
                 yield f".{place}: the {message.role} message is empty"
@@ -149,11 +179,17 @@ class _Conversation(BaseModel):
     def learned(self, learn: str) -> tuple[int, ...]:
         """Places of the answers that carry a loss."""
         chosen = self._answers[-1:] if learn == "last" else self._answers
-        return tuple(place for place in chosen if self.messages[place].learn)
+        return tuple(place for place in chosen if all(self.messages[place].learn))
 
     @property
     def _answers(self) -> list[int]:
-        return [place for place, each in enumerate(self.messages) if each.is_answer]
+        """A greeting before the first question is none."""
+        first = self._roles.index("user")
+        return [at for at, role in enumerate(self._roles) if role == "assistant" and at > first]
+
+    @property
+    def _roles(self) -> list[str]:
+        return [message.role for message in self.messages]
 
 
 def conversation(
@@ -176,7 +212,18 @@ def conversation(
     kept = [
         message.model_dump(exclude={"learn"}, exclude_none=True) for message in checked.messages
     ]
-    return Row(tuple(kept), where, learned, tuple(checked.tools or ()))
+    row = Row(tuple(kept), where, learned, tuple(checked.tools or ()))
+    _refuse_halves(row, column)
+    return row
+
+
+def _refuse_halves(row: Row, column: str) -> None:
+    """Of characters, in calls and tools as well."""
+    for text in texts([*row.messages, *row.tools]):
+        try:
+            encodable(text)
+        except ValueError as error:
+            raise TrainingError(f"{row.where}: {column}: {error}") from error
 
 
 def _first(error: Exception, column: str) -> str:

@@ -66,7 +66,7 @@ class Mixture:
         ]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=512)  # more than there may be files
 def _epoch(name: str, count: int, epoch: int) -> list[int]:
     return Random(f"{name} epoch {epoch}").sample(range(count), count)
 

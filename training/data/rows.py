@@ -50,12 +50,14 @@ def scan_rows(path: Path, layout: Layout) -> tuple[list[Row], list[str]]:
             if form == "columns" and record is fields:
                 return [], [f"{path}: {LIST}"]
             _refuse_other_format(fields, form, layout, where)
-            task = fields.get(TASK)
-            row = to_row(fields, form, layout, where)
-            rows.append(replace(row, task=task) if isinstance(task, str) else row)
+            rows.append(_with_task(to_row(fields, form, layout, where), fields.get(TASK)))
         except TrainingError as error:
             problems.append(str(error))
     return rows, problems
+
+
+def _with_task(row: Row, task: object) -> Row:
+    return replace(row, task=task) if isinstance(task, str) else row
 
 
 def records(path: Path) -> Iterator[tuple[str, object]]:

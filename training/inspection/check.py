@@ -114,11 +114,14 @@ def _check_samples(report: Report, file: File, encode: Encode, max_length: int) 
     samples = [pair for row in file.rows for pair in _samples(row, encode, refused)]
     _add(report, "refused", "rows that cannot be rendered", refused, refused=True)
     text = f"prompts that lose tokens to fit data.max_length={max_length}"
-    cut = [f"{row.where}: {each.cut_tokens:,} tokens" for row, each in samples if each.cut_tokens]
-    _add(report, "cut", text, cut, refused=False)
+    _add(report, "cut", text, _cut(samples), refused=False)
     if samples:
         ids = (each.ids if file.answered else each.prompt_ids for _, each in samples)
         report.tokens[file.name] = _spread(sorted(map(len, ids)))
+
+
+def _cut(samples: Iterable[tuple[Row, EncodedSample]]) -> list[str]:
+    return [f"{row.where}: {each.cut_tokens:,} tokens" for row, each in samples if each.cut_tokens]
 
 
 def _samples(row: Row, encode: Encode, refused: list[str]) -> list[tuple[Row, EncodedSample]]:

@@ -77,12 +77,16 @@ def _filled(path: Path, templates: TemplateFile, per_row: int, seed: int) -> lis
 
 def _lines(row: Fields, filled: list[tuple[str, str]]) -> Iterator[str]:
     """Of several prompts of a row each gets a sample_id of its own."""
-    kept = {name: row[name] for name in KEPT if name in row}
+    kept = _kept(row)
     for number, (prompt, answer) in enumerate(filled, start=1):
         sample = {"input": prompt, "target": answer, **kept}
         if "sample_id" in kept and len(filled) > 1:
             sample["sample_id"] = f"{kept['sample_id']}-{number}"
         yield encodable(json.dumps(sample, ensure_ascii=False)) + "\n"
+
+
+def _kept(row: Fields) -> dict[str, object]:
+    return {name: row[name] for name in KEPT if name in row}
 
 
 def _parser() -> argparse.ArgumentParser:

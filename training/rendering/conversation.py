@@ -1,5 +1,6 @@
 """Conversations to token ids: what serving would render is given, what follows it is learned."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -76,17 +77,26 @@ class Rendering:
         messages: Messages = row.messages[: place + 1]
         context, answer = self._ids(messages, row)
         whole, limit = len(context), max_length - len(answer)
-        while len(context) > limit and (shorter := _without_oldest(messages)):
-            messages = shorter
-            context, _ = self._ids(messages, row)
-        if len(context) > limit:
-            context = self._cut_middle(messages, row, limit)
+        if whole > limit:
+            context = self._shortened(messages, row, limit)
         if not context:
             raise TrainingError(
                 f"the answer's {len(answer)} tokens leave no room for a prompt in"
                 f" data.max_length={max_length}"
             )
         return EncodedSample(((context, answer),), whole - len(context))
+
+    def _shortened(self, messages: Messages, row: Row, limit: int) -> list[int]:
+        """Ids without the oldest rounds, as few as `limit` takes; [] where it takes nothing."""
+
+        def fits(count: int) -> bool:
+            return len(self._ids(_without_oldest(messages, count), row)[0]) <= limit
+
+        most = len(_questions(messages)) - 1
+        left_out = bisect_left(range(most + 1), True, key=fits)
+        if left_out > most:
+            return self._cut_middle(_without_oldest(messages, most), row, limit)
+        return self._ids(_without_oldest(messages, left_out), row)[0]
 
     def _cut_middle(self, messages: Messages, row: Row, limit: int) -> list[int]:
         """Ids with the longest head + tail of the last question that fit `limit`; [] for none."""
@@ -174,8 +184,8 @@ def _questions(messages: Messages) -> list[int]:
     return [place for place, message in enumerate(messages) if message["role"] == "user"]
 
 
-def _without_oldest(messages: Messages) -> Messages:
-    """Without the oldest question and what belongs to it; empty where it is the last one."""
+def _without_oldest(messages: Messages, count: int) -> Messages:
+    """Without the `count` oldest questions and what belongs to them; fewer than there are."""
     questions = _questions(messages)
     lead = questions[0] if messages[0]["role"] == "system" else 0
-    return [*messages[:lead], *messages[questions[1] :]] if len(questions) > 1 else []
+    return [*messages[:lead], *messages[questions[count] :]] if count else messages

@@ -103,10 +103,17 @@ def _found(marks: tuple[str, str], switch: str | None, probe: Probe) -> Thinking
 
 def find_switch(template: str, probe: Probe) -> str | None:
     """The argument that changes what is rendered."""
-    for name, (off, on) in SWITCHES.items():
-        if name in template and probe(**{name: off}) != probe(**{name: on}):
-            return name
-    return None
+    known = (name for name in SWITCHES if name in template)
+    return next((name for name in known if _switches(name, probe)), None)
+
+
+def _switches(name: str, probe: Probe) -> bool:
+    """Whether the argument changes what is rendered; some templates refuse values of others."""
+    try:
+        off, on = (probe(**{name: value}) for value in SWITCHES[name])
+    except TrainingError:
+        return False
+    return off != on
 
 
 def _blanks(thinking: Thinking, off: str, on: str) -> tuple[str, str, str]:

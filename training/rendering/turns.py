@@ -1,6 +1,7 @@
 """The texts of one answer: what it is asked with, its thought, itself."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
@@ -19,6 +20,8 @@ THOUGHT = "reasoning_content"
 QUESTION: Message = {"role": "user", "content": "a question"}
 PLAIN_MARKS = Thinking(MARKS[0], *MARKS[0])
 KNOWN = " or ".join(map("…".join, MARKS))
+CHECKED = ("system", "tool")
+"""Roles that some templates know nothing of."""
 NO_CONTINUATION = (
     "the chat template does not continue its own prompt with the answer; use a template whose"
     " conversation starts with its generation prompt"
@@ -70,9 +73,11 @@ class ChatTemplate:
 
         Raises TrainingError for one that is not wanted, and for marks elsewhere.
         """
-        inside, content = self._marks.split(message["content"])
-        thought = message.get(THOUGHT) or inside
+        inside, content = self._divided(message["content"])
+        thought = (message.get(THOUGHT) or inside).strip()
         self._refuse_thought(thought, content)
+        if not content.strip() and not message.get("tool_calls"):
+            raise TrainingError("there is a thought, and no answer behind it")
         kept = {**message, "content": content}
         return kept | {THOUGHT: thought} if thought and self.mode != "off" else _plain(kept)
 
@@ -80,32 +85,52 @@ class ChatTemplate:
     def _marks(self) -> Thinking:
         return self.thinking or PLAIN_MARKS
 
+    def _divided(self, content: str) -> tuple[str, str]:
+        """By the template's own marks, or by those of another family that the data came from."""
+        known = (self._marks, *(Thinking(pair, *pair) for pair in MARKS))
+        parts = (marks.split(content) for marks in known)
+        return next(((thought, rest) for thought, rest in parts if rest != content), ("", content))
+
     def _refuse_thought(self, thought: str, content: str) -> None:
         if thought and self.mode is None:
             raise TrainingError(
                 "an answer has a thought: thinking=data trains it, thinking=off leaves it out"
             )
-        if self._marks.within(content):
+        if self._marks.within(content) or self._marks.within(thought):
             raise TrainingError(
                 f"{' and '.join(self._marks.marks)} stand around a thought, once, before the"
                 " answer: take them out of the rest of it"
             )
 
     def turn(self, messages: Messages, tools: Sequence[Message]) -> Turn:
-        """The last answer of `messages`. Raises TrainingError where the template has no such."""
+        """The last answer of `messages`.
+
+        Raises TrainingError where the template has no such, or leaves out what stands before it.
+        """
+        turn = self._turn(messages, tools)
+        _refuse_left_out(turn, messages, tools)
+        return turn
+
+    def _turn(self, messages: Messages, tools: Sequence[Message]) -> Turn:
         *context, answer = messages
         if self.thinking is None:
             prompt, whole = self._both(context, answer, tools, {})
             return _continued(prompt, whole)
+        return self._thinking_turn(self.thinking, messages, tools)
+
+    def _thinking_turn(
+        self, thinking: Thinking, messages: Messages, tools: Sequence[Message]
+    ) -> Turn:
+        *context, answer = messages
         thought = answer.get(THOUGHT, "")
-        arguments = self.thinking.arguments(on=self.mode == "on" or bool(thought))
+        arguments = thinking.arguments(on=self.mode == "on" or bool(thought))
         prompt, whole = self._both(context, answer, tools, arguments)
-        if thought and (rendered := self._as_rendered(self.thinking, prompt, whole, thought)):
+        if thought and (rendered := self._as_rendered(thinking, prompt, whole, thought)):
             return rendered
         _, plain = self._both(context, _plain(answer), tools, arguments)
         if not thought and plain.startswith(prompt):
             return _continued(prompt, plain)
-        return self._as_models_write(self.thinking, prompt, plain, thought)
+        return self._as_models_write(thinking, prompt, plain, thought)
 
     def _both(
         self,
@@ -148,6 +173,33 @@ def _continued(prompt: str, whole: str) -> Turn:
     return Turn(prompt, "", whole[len(prompt) :])
 
 
+def _refuse_left_out(turn: Turn, messages: Messages, tools: Sequence[Message]) -> None:
+    """Templates that know no system texts, tools or calls leave them out without a word."""
+    *context, answer = messages
+    lost = [kind for kind, text in _given(context, tools) if not _is_in(turn.prompt, text)]
+    lost += ["calls of tools" for name in _called(answer) if name not in turn.answer]
+    if lost:
+        raise TrainingError(f"the chat template leaves {lost[0]} out: name another, template=…")
+
+
+def _given(context: Messages, tools: Sequence[Message]) -> Iterator[tuple[str, str]]:
+    for message in context:
+        if message["role"] in CHECKED:
+            yield f"{message['role']} texts", message["content"]
+    for tool in tools:
+        yield "tools", str(tool.get("function", tool).get("name", ""))
+
+
+def _called(answer: Message) -> list[str]:
+    return [call["function"]["name"] for call in answer.get("tool_calls") or ()]
+
+
+def _is_in(prompt: str, text: str) -> bool:
+    """As it is, or as JSON."""
+    as_json = (json.dumps(text, ensure_ascii=escaped)[1:-1] for escaped in (False, True))
+    return any(spelling in prompt for spelling in (text.strip(), *as_json))
+
+
 def _plain(message: Message) -> Message:
     """Without a thought."""
     return {key: value for key, value in message.items() if key != THOUGHT}
@@ -173,14 +225,12 @@ def _refuse_mode(mode: Mode | None, switch: str | None) -> None:
 
 def _show(tokenizer: Tokenizer, thinking: Thinking) -> None:
     """Make marks ordinary tokens: special ones are left out of the texts that are served."""
-    special = [
-        str(token)
-        for token in tokenizer.added_tokens_decoder.values()
-        if token.special and str(token) in thinking.marks
-    ]
+    added = tokenizer.added_tokens_decoder.values()
+    special = {str(token) for token in added if token.special} & {*thinking.marks}
     extra = [token for token in tokenizer.extra_special_tokens if token not in special]
     tokenizer.extra_special_tokens = extra
-    tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in special])
+    ordinary = [AddedToken(mark, special=False, normalized=False) for mark in sorted(special)]
+    tokenizer.add_tokens(ordinary)
 
 
 def _lead(tokenizer: Tokenizer, thinking: Thinking) -> str:

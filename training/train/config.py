@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -215,11 +216,18 @@ def _refuse_repeated(where: object, node: yaml.Node | None) -> None:
     """YAML itself would take the last of two values without a word."""
     if isinstance(node, yaml.MappingNode):
         keys = Counter(str(key.value) for key, _ in node.value)
-        for key, value in node.value:
+        for key, _ in node.value:
             if keys[str(key.value)] > 1:
                 line = key.start_mark.line + 1
                 raise TrainingError(f"{where}:{line}: {key.value!r} is there more than once")
-            _refuse_repeated(where, value)
+    for child in _children(node):
+        _refuse_repeated(where, child)
+
+
+def _children(node: yaml.Node | None) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [value for _, value in node.value]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
 def _apply(path: Path, tree: dict[str, Any], override: str) -> None:
@@ -262,8 +270,13 @@ def _line(node: yaml.Node, keys: list[str]) -> int:
 
 def _known(sections: list[str]) -> list[str]:
     """The keys of a section, by the path to it, or of the recipe itself."""
+    return sorted(section(sections).model_fields)
+
+
+def section(path: Iterable[str]) -> type[BaseModel]:
+    """The class of a section, by the keys that lead to it."""
     model: type[BaseModel] = TrainConfig
-    for section in sections:
-        annotation = model.model_fields[section].annotation
+    for name in (name for name in path if not name.isdecimal()):  # numbers: of a list
+        annotation = model.model_fields[name].annotation
         model, *_ = get_args(annotation) or (annotation,)  # of a section that may be missing
-    return sorted(model.model_fields)
+    return model

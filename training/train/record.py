@@ -17,12 +17,12 @@ from training.errors import TrainingError
 from training.files import fingerprint, read_optional_json, sha256, write_durably
 from training.model_directory.hub import public_name
 from training.model_directory.templates import read_template
-from training.train.config import TrainConfig
+from training.train.config import TrainConfig, section
 
 # What may differ between a run and its continuation: nothing that changes the adapter.
 RESUMABLE_CHANGES = {
     *("output", "save_every", "save_keep", "log_every", "gradient_checkpointing", "parallel"),
-    "optim.micro_batch",
+    *("optim.micro_batch", "data.test"),
 }
 CHECKPOINT = re.compile(r"checkpoint-([0-9]+)")
 INPUTS, NAME = "inputs.json", "model's name"
@@ -136,13 +136,21 @@ def _read(record: Path) -> dict[str, object]:
     return settings
 
 
+def _recorded(section_before: dict[str, object], path: str) -> object:
+    """The value of a key; of one that came later the default, which is what was done before."""
+    *sections, name = path.split(".")
+    fields = section(sections).model_fields
+    default = fields[name].get_default() if name in fields else None
+    return section_before.get(name, default)
+
+
 def _differences(before: object, after: object, key: str = "") -> set[str]:
     """Dotted keys whose values differ."""
     if isinstance(before, dict) and isinstance(after, dict):
         names = before.keys() | after.keys()
         inner = (
-            _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
-            for name in names
+            _differences(_recorded(before, path), after.get(path.rpartition(".")[2]), path)
+            for path in (f"{key}.{name}" if key else name for name in names)
         )
         return set().union(*inner)
     return set() if before == after else {key}

@@ -8,6 +8,7 @@ from tests.families import FAMILIES, family_tokenizer
 from tests.thinking import MECHANISMS, thinking_tokenizer
 from training.data.collate import IGNORED, EncodedSample, features
 from training.data.messages import conversation
+from training.errors import TrainingError
 from training.rendering.conversation import Rendering
 
 SYSTEM = {"role": "system", "content": "你是医生。"}
@@ -118,3 +119,63 @@ def test_an_answer_can_be_left_out_of_the_loss(key: str) -> None:
     messages[3][key] = 0 if key == "weight" else False
     [sample] = samples(tokenizer, messages, "all")
     assert learned_text(tokenizer, sample) == [ANSWERS[0], ANSWERS[2]]
+
+
+CALL = {"type": "function", "function": {"name": "look_up", "arguments": {"x": 1}}}
+CALLED = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": {}}}]
+RESULT = {"role": "tool", "content": '{"结果": "好"}'}
+
+
+@pytest.mark.parametrize(
+    ("messages", "tools", "lost"),
+    [
+        ([TURNS[0], CALLED], None, "calls of tools"),
+        ([*TURNS[:2], {"role": "user", "content": "再"}, TURNS[3]], TOOLS, "tools"),
+        ([SYSTEM, *TURNS[:2]], None, "system texts"),
+        ([TURNS[0], CALLED, RESULT, TURNS[1]], None, "tool texts"),
+    ],
+)
+def test_what_a_template_leaves_out_is_refused(messages: list[Any], tools: Any, lost: str) -> None:
+    """Training would go on without it: with an empty answer, or without the question's ground."""
+    tokenizer = family_tokenizer("llama3")
+    tokenizer.chat_template = (
+        "{% for m in messages if m.role in ('user', 'assistant') %}<{{ m.role }}>{{ m.content }}"
+        "<|eot_id|>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    rendering = Rendering.of(tokenizer)
+    with pytest.raises(TrainingError, match=f"x:1: the chat template leaves {lost} out"):
+        rendering.encode(conversation(messages, "x:1", "last", tools), 1000)
+    assert rendering.encode(conversation(TURNS, "x:1", "last"), 1000)
+
+
+def test_texts_of_tools_may_be_written_as_json() -> None:
+    tokenizer = family_tokenizer("llama3")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{% if m.tool_calls %}{{ m.tool_calls | tojson }}"
+        "{% else %}{{ m.content | tojson }}{% endif %}<|eot_id|>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    row = conversation([TURNS[0], CALLED, RESULT, TURNS[1]], "x:1", "all")
+    assert Rendering.of(tokenizer).encode(row, 1000)
+
+
+@pytest.mark.parametrize("limit", [60, 100, 200])
+@pytest.mark.parametrize("family", ["llama3", "qwen3"])
+def test_of_many_rounds_as_few_as_need_be_are_left_out(family: str, limit: int) -> None:
+    tokenizer = family_tokenizer(family)
+    rounds = [message for number in range(30) for message in _round(number)]
+    row = conversation(rounds, "x:1", "last")
+    rendering = Rendering.of(tokenizer)
+    [sample] = rendering.encode(row, limit)
+    assert len(sample.ids) <= limit
+    kept = [n for n in range(30) if f"问{n}。" in tokenizer.decode(sample.prompt_ids)]
+    assert kept == [*range(kept[0], 30)]
+    longer = rounds[2 * (kept[0] - 1) :]
+    [whole_one] = rendering.encode(conversation(longer, "x:1", "last"), 5000)
+    assert len(whole_one.ids) > limit
+
+
+def _round(number: int) -> list[dict[str, str]]:
+    said = {"user": f"问{number}。", "assistant": "答"}
+    return [{"role": role, "content": text} for role, text in said.items()]

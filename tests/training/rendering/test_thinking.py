@@ -8,6 +8,7 @@ import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from service.generation.chat import ChatTemplate
 from service.model_directory.thoughts import marks_of, refuse_special_marks
 from tests.thinking import MARKS, MECHANISMS, thinking_tokenizer
 from training.data.collate import EncodedSample, features
@@ -217,3 +218,50 @@ def test_of_several_templates_the_default_is_rendered(tmp_path: Path) -> None:
     assert marks_of(tmp_path) == ("<think>", "</think>")
     loaded = load_tokenizer(tmp_path, None)
     assert Rendering.of(loaded, "off").encode(row(QUESTION, ANSWER), 100) == rendered
+
+
+@pytest.mark.parametrize("marks", ["<think> </think>", "[THINK] [/THINK]", "<thought> </thought>"])
+@pytest.mark.parametrize("name", ["qwen3", "r1-distill", "qwen3-2507-instruct"])
+def test_thoughts_in_marks_of_another_family_are_thoughts(name: str, marks: str) -> None:
+    opened, closed = marks.split()
+    inline = {**ANSWER, "content": f"{opened}\n{THOUGHT}{closed}\n\n多喝水"}
+    member = {**ANSWER, "reasoning_content": f"\n{THOUGHT}\n\n"}
+    for mode in ("off", "data"):
+        rendering = Rendering.of(thinking_tokenizer(name), mode)
+        expected = rendering.encode(row(QUESTION, {**ANSWER, "reasoning_content": THOUGHT}), 500)
+        assert rendering.encode(row(QUESTION, inline), 500) == expected
+        assert rendering.encode(row(QUESTION, member), 500) == expected
+
+
+def test_blanks_are_no_thought() -> None:
+    rendering = Rendering.of(thinking_tokenizer("qwen3"))
+    blank = {**ANSWER, "reasoning_content": "\n\n"}
+    assert rendering.encode(row(QUESTION, blank), 500) == rendering.encode(
+        row(QUESTION, ANSWER), 500
+    )
+
+
+@pytest.mark.parametrize("mode", ["off", "data"])
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ({"content": "<think>想</think>"}, "no answer behind it"),
+        ({"content": "好", "reasoning_content": "想</think>再想"}, "stand around a thought"),
+    ],
+)
+def test_a_thought_that_is_none_is_refused(mode: Any, answer: dict[str, str], told: str) -> None:
+    rendering = Rendering.of(thinking_tokenizer("qwen3"), mode)
+    with pytest.raises(TrainingError, match=told):
+        rendering.encode(row(QUESTION, {**ANSWER, **answer}), 500)
+
+
+def test_a_template_that_refuses_a_switch_s_values_has_another_one() -> None:
+    tokenizer = thinking_tokenizer("qwen3")
+    tokenizer.chat_template = (
+        "{% if reasoning_effort is defined and reasoning_effort not in ('none', 'low') %}"
+        "{{ raise_exception('no such effort') }}{% endif %}" + tokenizer.chat_template
+    )
+    thinking = Rendering.of(tokenizer, "off").template.thinking
+    assert thinking is not None
+    assert thinking.switch == "enable_thinking"
+    assert ChatTemplate(tokenizer).thinking.switch == "enable_thinking"

@@ -60,6 +60,16 @@ def test_a_learning_rate_without_a_dot_is_a_number(tmp_path: Path) -> None:
         (GOOD, ["parallel=fsdp", "precision=fp16"], ["use precision=bf16"]),
         (PREFIX, ["prefix.length=4"], ["override 'prefix.length=4'", "known here: projection"]),
         (GOOD, ["lora"], ["override 'lora'", "key=value"]),
+        (
+            GOOD,
+            ["data.train=[{path: a.json, wieght: 2}]"],
+            ["unknown key 'data.train.0.wieght'", "known here: cap, format"],
+        ),
+        (
+            GOOD,
+            ["data.train=[{path: a.json, path: b.json}]"],
+            ["'path' is there more than once"],
+        ),
         ("- a\n- b\n", [], ["recipe.yaml", "mapping"]),
         ("model: [\n", [], ["recipe.yaml", "not valid YAML"]),
     ],

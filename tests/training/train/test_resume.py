@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from tests.chatglm import converted_base
 from tests.models import weights
@@ -138,6 +139,21 @@ def test_a_mixture_in_other_shares_is_another_run(
     assert train_in_process(recipe, [mixture(tmp_path, 2, 1)], kill="after 5") == -signal.SIGKILL
     assert main(["--config", str(recipe), mixture(tmp_path, 2, 3), "--resume"]) == 2
     assert "data.train" in capsys.readouterr().err
+
+
+def test_settings_that_came_later_or_change_nothing_do_not_hinder_a_continuation(
+    recipe: Path, tmp_path: Path
+) -> None:
+    assert train_in_process(recipe, [], kill="after 5") == -signal.SIGKILL
+    record = tmp_path / "adapter.run" / "training.yaml"
+    settings = yaml.safe_load(record.read_text())
+    for name in ("format", "learn", "limit", "system", "test"):
+        del settings["data"][name]
+    del settings["thinking"], settings["train_thoughts"]
+    record.write_text(yaml.safe_dump(settings))
+    test = f"data.test={tmp_path / 'more.json'}"
+    assert train_in_process(recipe, [test, "data.learn=all"], resume=True) == 1
+    assert train_in_process(recipe, [test], resume=True) == 0
 
 
 def test_what_was_logged_beyond_the_checkpoint_is_taken_back(recipe: Path, tmp_path: Path) -> None:
