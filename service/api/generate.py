@@ -12,10 +12,12 @@ from service.api.answers import ListItem, Result, ResultList
 from service.api.openapi import GENERATED, refusals
 from service.api.requests import GenerateRequest
 from service.api.results import delta, failed_item, sse, stream_end, total_usage, whole_result
+from service.api.v1_requests import most_repeated
 from service.deployment import Deployment, UnderWay, item_ids
 from service.engine.protocol import Completion, GenerationRequest
 from service.errors import InvalidRequestError, ServiceError
 from service.generation.adapter_registry import Lease
+from service.generation.chat import PLAIN
 from service.generation.logprobs import aligned
 from service.generation.plan import check_token_ids, refuse_long_answer, to_plan
 from service.generation.steps import Generation
@@ -81,6 +83,7 @@ class _Call:
         self._parameters = body.parameters
         refuse_overtaking(record, body.parameters.priority, "parameters.priority")
         self._plan = to_plan(body.parameters, settings.default_parameters, settings.presets)
+        _refuse_repeated(len(self._prompts), (self._plan.chat or PLAIN).size)
         self._encoder.template.check(self._plan.chat)
         self._division = self._encoder.template.division(self._plan.chat)
         check_token_ids(self._plan.sampling, engine.vocab_size)
@@ -206,6 +209,17 @@ class _Call:
             self._record.trace,
             self._division,
             self._record.owner,
+        )
+
+
+def _refuse_repeated(prompts: int, size: int) -> None:
+    """What stands around the prompts, `size` characters, is rendered with each of them."""
+    most = most_repeated(prompts)
+    if prompts > 1 and size > most:
+        raise InvalidRequestError(
+            f"system and history have {size} characters, the most for {prompts} prompts is {most}:"
+            " send fewer prompts at once",
+            "parameters",
         )
 
 

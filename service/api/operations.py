@@ -22,7 +22,7 @@ def tokens_router(deployment: Deployment) -> APIRouter:
     async def tokenize(body: TokenizeRequest) -> Tokens:
         encoder = lifecycle.require_ready().encoder
         fields = body.model_dump(exclude={"prompt"}, exclude_unset=True, exclude_none=True)
-        chat = to_chat(fields, fields)
+        chat = to_chat(deployment.settings.default_parameters | fields, fields)
         encoder.template.check(chat)
         ids = await encoder.encode_aside(body.prompt, chat)
         return {"tokens": ids, "count": len(ids), "max_model_len": engine.max_model_len}

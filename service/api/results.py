@@ -75,10 +75,12 @@ def total_usage(results: Iterable[ListItem]) -> Usage:
     """Token counts of a whole list."""
     usages = [result["usage"] for result in results]
     return _usage(
-        sum(usage["prompt_tokens"] for usage in usages),
-        sum(usage["completion_tokens"] for usage in usages),
-        sum(usage.get("reasoning_tokens", 0) for usage in usages),
+        *(_sum(usages, f"{kind}_tokens") for kind in ("prompt", "completion", "reasoning"))
     )
+
+
+def _sum(usages: Iterable[Usage], name: str) -> int:
+    return sum(int(dict(usage).get(name, 0)) for usage in usages)  # type: ignore[call-overload]
 
 
 def sse(event: Mapping[str, object]) -> bytes:

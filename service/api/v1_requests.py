@@ -81,6 +81,7 @@ class V1Fields(BaseModel):
     stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
     request_id: RequestId | None = None
     priority: int | None = Field(None, ge=-(2**31), lt=2**31)
+    include_reasoning: bool | None = None
 
     @property
     def writes_logprobs(self) -> bool:
@@ -115,6 +116,7 @@ def read_v1(path: str, content: bytes, record: RequestRecord, max_prompts: int) 
     refuse_overtaking(record, fields.priority, "priority")
     prompts = _count_prompts(path, body)
     _refuse_logprobs(fields)
+    _refuse_hidden_thoughts(fields)
     _refuse_many_prompts(path, prompts, max_prompts)
     _refuse_repeated(path, body, prompts, len(content))
     for name, most in MOST_OBJECTS.items():
@@ -136,6 +138,17 @@ def _refuse_logprobs(fields: V1Fields) -> None:
         raise InvalidRequestError("prompt_logprobs goes with n=1 alone", "prompt_logprobs")
     if fields.use_beam_search and fields.writes_logprobs:
         raise InvalidRequestError("logprobs does not go with use_beam_search", "logprobs")
+
+
+def _refuse_hidden_thoughts(fields: V1Fields) -> None:
+    """VLLM would force the constraint into the thought, and leave it out with it."""
+    constrained = fields.response_format or fields.structured_outputs
+    if fields.include_reasoning is False and constrained:
+        raise InvalidRequestError(
+            "include_reasoning: false does not go with response_format or structured_outputs: take"
+            " the thought, and leave it unread",
+            "include_reasoning",
+        )
 
 
 def _items(path: str, body: dict[str, Any]) -> list[Any]:
@@ -214,7 +227,7 @@ def _refuse_many(name: str, value: Any, most: int) -> None:
 
 def _refuse_repeated(path: str, body: dict[str, Any], prompts: int, size: int) -> None:
     """All but the prompts is checked and copied for each of them, by vLLM on the event loop."""
-    most = max(MOST_REPEATED // prompts, ALWAYS_REPEATED)
+    most = most_repeated(prompts)
     if size <= most:
         return
     once = TEXTS if prompts == 1 else {LIST_OF_PROMPTS[path]}
@@ -226,6 +239,11 @@ def _refuse_repeated(path: str, body: dict[str, Any], prompts: int, size: int) -
             "send fewer prompts at once",
             "body",
         )
+
+
+def most_repeated(prompts: int) -> int:
+    """Characters at most of what is dealt with anew for each of so many prompts."""
+    return max(MOST_REPEATED // prompts, ALWAYS_REPEATED)
 
 
 def _nested(values: Iterable[Any]) -> Iterator[Any]:

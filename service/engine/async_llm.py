@@ -44,6 +44,8 @@ class PlacedLLM(AsyncLLM):
         constraint = await self._constrained(sampling_params)
         placeholders = len(self.placement.placeholders)
         placed = self._placed(prompt, more.get("lora_request"))
+        if not {"reasoning_ended", "reasoning_parser_kwargs"} & more.keys():
+            more["reasoning_ended"] = True  # /v1/completions: a constraint holds from the start
         async for output in super().generate(placed, sampling_params, request_id, **more):
             if constraint is not None:
                 _refuse_given_up(output)

@@ -22,18 +22,27 @@ def continuation(
     """
     backend = tokenizer.backend_tokenizer
     stream = stream_after(backend, prompt_ids, skip_special_tokens=skip_special_tokens)
-    pieces = []
-    for token_id in ids:
+    pieces = Pieces(backend, stream, skip_special_tokens=skip_special_tokens)
+    return [pieces.step(token_id) for token_id in ids]
+
+
+class Pieces:
+    """What each token adds to a text, one after the other."""
+
+    def __init__(self, backend: Any, stream: DecodeStream, *, skip_special_tokens: bool) -> None:
+        self._backend, self._stream, self._skip = backend, stream, skip_special_tokens
+
+    def step(self, token_id: int) -> str:
+        """What this one adds; "" within a character."""
         try:
-            piece = stream.step(backend, token_id)
+            piece = self._stream.step(self._backend, token_id)
         except Exception as error:  # of no type of its own
             if not str(error).startswith(INVALID_PREFIX):
                 raise
             # bytes that are no UTF-8 change what was decoded before
-            stream = DecodeStream(skip_special_tokens=skip_special_tokens)
-            piece = stream.step(backend, token_id)
-        pieces.append(piece or "")
-    return pieces
+            self._stream = DecodeStream(skip_special_tokens=self._skip)
+            piece = self._stream.step(self._backend, token_id)
+        return piece or ""
 
 
 def stream_after(backend: Any, prompt_ids: list[int], *, skip_special_tokens: bool) -> DecodeStream:

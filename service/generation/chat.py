@@ -1,13 +1,20 @@
 """A prompt, what stands around it, and the model's chat template that renders both."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import chain, cycle
 from typing import Any
 
 from jinja2 import TemplateError
 
-from service.engine.thinking.marks import NO_THOUGHTS, Division, Thinking, template_of
+from service.engine.thinking.marks import (
+    NO_THOUGHTS,
+    Division,
+    Phase,
+    Thinking,
+    phase_behind,
+    template_of,
+)
 from service.errors import InvalidRequestError
 
 
@@ -20,13 +27,18 @@ class Chat:
     """Earlier rounds, oldest first: question and answer."""
     thinking: bool | None = None
     """None: by the template's default."""
-    opens_thought: bool = False
+    opens_thought: bool = field(default=False, compare=False)
     """Where thinking is on, the prompt ends inside the thought, whatever the template says."""
 
     @property
     def texts(self) -> list[str]:
         """All of it."""
         return [self.system or "", *chain(*self.history)]
+
+    @property
+    def size(self) -> int:
+        """Its characters."""
+        return sum(map(len, self.texts))
 
     @property
     def fields(self) -> set[str]:
@@ -69,8 +81,7 @@ class ChatTemplate:
         """How the answer to a prompt divides; None: there are no thoughts."""
         if chat is None or not self.thinking.exists:
             return None
-        alone = Chat(thinking=chat.thinking, opens_thought=chat.opens_thought)
-        return Division.behind(self.render("1", alone), self.thinking.marks)
+        return Division.behind(self.render("1", chat), self.thinking.marks)
 
     def check(self, chat: Chat | None) -> None:
         """Raise InvalidRequestError for what this model cannot do with any prompt."""
@@ -83,15 +94,15 @@ class ChatTemplate:
                 f"this model's chat template cannot switch thoughts {WORDS[chat.thinking]}",
                 "parameters.thinking",
             )
-        for field in chat.fields & self._not_taken:
+        for name in chat.fields & self._not_taken:
             raise InvalidRequestError(
-                f"the model's chat template takes no {field.rpartition('.')[2]} that is text", field
+                f"the model's chat template takes no {name.rpartition('.')[2]} that is text", name
             )
 
     @cached_property
     def _not_taken(self) -> set[str]:
         """Fields that it refuses, or leaves out without a word (those of models for images do)."""
-        return {field for field, probe in PROBES.items() if self.exists and not self._takes(probe)}
+        return {name for name, probe in PROBES.items() if self.exists and not self._takes(probe)}
 
     def _takes(self, probe: Chat) -> bool:
         try:
@@ -108,12 +119,14 @@ class ChatTemplate:
             raise InvalidRequestError(
                 f"the model's chat template does not take this conversation: {error}", "parameters"
             ) from error
-        return text + self._opening(chat)
+        return text + self._opening(chat, text)
 
-    def _opening(self, chat: Chat) -> str:
+    def _opening(self, chat: Chat, text: str) -> str:
         """What opens the thought that is to come before a constrained answer."""
-        opens = chat.opens_thought and self.thinking.is_on(chat.thinking)
-        return self.thinking.opening * opens
+        if not (chat.opens_thought and self.thinking.is_on(chat.thinking)):
+            return ""
+        begins = phase_behind(text, self.thinking.marks)
+        return self.thinking.opening if begins is Phase.BEFORE else ""
 
     def _render(self, messages: list[dict[str, str]], **arguments: object) -> str:
         text: str = self.tokenizer.apply_chat_template(

@@ -39,7 +39,7 @@ class PromptEncoder:
 
     async def encode_aside(self, prompt: str, chat: Chat | None) -> list[int]:
         """As `encode`, in a thread where it takes long, so that other requests go on."""
-        size = len(prompt) + sum(map(len, chat.texts if chat else ()))
+        size = len(prompt) + (chat or PLAIN).size
         if size <= SHORT:
             return self.encode(prompt, chat)
         self.refuse_too_long(prompt, size=size)

@@ -1,12 +1,15 @@
 """How a chat template has its model think, and a text divided into thought and answer."""
 
 import re
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Self, TypeAlias
 
+from jinja2 import TemplateError
+from tokenizers.decoders import DecodeStream
+
+from service.engine.tokenizers import Pieces
 from service.model_directory.thoughts import marks_in
 
 SWITCHES: dict[str, tuple[object, object]] = {
@@ -15,6 +18,8 @@ SWITCHES: dict[str, tuple[object, object]] = {
     "reasoning_effort": ("no_think", "high"),
 }
 """Arguments of templates, with their values for off and on."""
+TAUGHT = "{#- thoughts: "
+"""Training's note in a template that says nothing of thoughts itself."""
 Render: TypeAlias = Callable[..., str]
 """One question as text, up to where the answer begins, with arguments of the template."""
 
@@ -50,7 +55,8 @@ class Thinking:
             return NO_THOUGHTS
         switch = _switch(template, render)
         if switch is None:
-            return cls(marks, None, phase_behind(render(), marks) is not Phase.CLOSED)
+            taught = f"{marks[0]}\n" if TAUGHT in template else ""
+            return cls(marks, None, phase_behind(render(), marks) is not Phase.CLOSED, taught)
         off, on = (render(**{switch: value}) for value in SWITCHES[switch])
         return cls(marks, switch, render() != off, _opening(marks, off, on))
 
@@ -93,10 +99,17 @@ def phase_behind(prompt: str, marks: tuple[str, str]) -> Phase:
 
 def _switch(template: str, render: Render) -> str | None:
     """The argument that changes what is rendered."""
-    for name, (off, on) in SWITCHES.items():
-        if name in template and render(**{name: off}) != render(**{name: on}):
-            return name
-    return None
+    known = (name for name in SWITCHES if name in template)
+    return next((name for name in known if _switches(name, render)), None)
+
+
+def _switches(name: str, render: Render) -> bool:
+    """Whether the argument changes what is rendered; some templates refuse values of others."""
+    try:
+        off, on = (render(**{name: value}) for value in SWITCHES[name])
+    except (TemplateError, TypeError, ValueError):
+        return False
+    return off != on
 
 
 def _opening(marks: tuple[str, str], off: str, on: str) -> str:
@@ -164,7 +177,7 @@ class Splitter:
     def finish(self, *, cut: bool = False) -> Parts:
         """The rest, at the end of the text; `cut`: more would have followed."""
         held, self._held = self._held, ""
-        if cut and self.phase is Phase.BEFORE and held.strip():  # within the opening mark
+        if cut and self.phase is Phase.BEFORE and held:  # within the opening mark, or before it
             self.phase = Phase.OPENED
         rest = {Phase.THOUGHT: Parts(thought=held.rstrip("\n")), Phase.BEFORE: Parts(answer=held)}
         return rest.get(self.phase, Parts())
@@ -235,16 +248,31 @@ class Division:
 
         All of them, where it has not ended.
         """
+        return ThoughtCounter(self, tokenizer).count(ids)
 
-        def divided(count: int) -> Splitter:
-            splitter = self.splitter()
-            splitter.feed(str(tokenizer.decode(ids[:count], skip_special_tokens=False)))
-            return splitter
 
-        whole = divided(len(ids))
-        if whole.in_thought:
-            return len(ids)
-        if not whole.has_closed:
-            return 0
-        counts = range(len(ids) + 1)  # the first of them that has the closing mark
-        return bisect_left(counts, True, key=lambda count: divided(count).has_closed)
+class ThoughtCounter:
+    """Counts the thought's tokens of an output that may grow; each token is looked at once."""
+
+    def __init__(self, division: Division, tokenizer: Any) -> None:
+        self._division, self._backend = division, tokenizer.backend_tokenizer
+        self._begin()
+
+    def _begin(self) -> None:
+        self._seen: list[int] = []
+        self._splitter = self._division.splitter()
+        stream = DecodeStream(skip_special_tokens=False)
+        self._pieces = Pieces(self._backend, stream, skip_special_tokens=False)
+        self._closed_at: int | None = None
+
+    def count(self, ids: list[int]) -> int:
+        """Those of the thought with its marks, at the beginning; all while it goes on."""
+        if ids[: len(self._seen)] != self._seen:  # another output
+            self._begin()
+        for token in ids[len(self._seen) :] if self._closed_at is None else ():
+            self._seen.append(token)
+            self._splitter.feed(self._pieces.step(token))
+            if self._splitter.phase in (Phase.CLOSED, Phase.ANSWER):
+                self._closed_at = len(self._seen) * self._splitter.has_closed
+                break
+        return len(ids) * self._splitter.in_thought if self._closed_at is None else self._closed_at

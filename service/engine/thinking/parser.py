@@ -12,6 +12,7 @@ from service.engine.thinking.marks import (
     Parts,
     Phase,
     Splitter,
+    ThoughtCounter,
     template_of,
 )
 from service.model_directory.thoughts import marks_in
@@ -32,6 +33,7 @@ class ThoughtParser(ReasoningParser):  # type: ignore[misc]
         self._in_engine = settings.get("model_config") is None
         self._division = self._rendered(settings.get("chat_template_kwargs") or {})
         self._splitter: Splitter | None = None
+        self._counter: ThoughtCounter | None = None
 
     @property
     def reasoning_start_str(self) -> str:
@@ -46,6 +48,7 @@ class ThoughtParser(ReasoningParser):  # type: ignore[misc]
     def is_reasoning_end(self, input_ids: Sequence[int]) -> bool:
         """Whether what follows a prompt is answer from its first token."""
         self._division = Division.behind(self._text(input_ids[-TAIL:]), self._marks)
+        self._counter = None
         return self._division.phase is Phase.CLOSED
 
     def is_reasoning_end_streaming(
@@ -58,7 +61,8 @@ class ThoughtParser(ReasoningParser):  # type: ignore[misc]
         new = len(list(delta_ids))
         if not self._in_engine or not new:
             return False
-        text, before = (self._text(ids[-TAIL:]) for ids in (input_ids, input_ids[:-new]))
+        tail = input_ids[-TAIL - new :]
+        text, before = self._text(tail), self._text(tail[:-new])
         return text.count(self._marks[1]) > before.count(self._marks[1])
 
     def extract_content_ids(self, input_ids: list[int]) -> list[int]:
@@ -67,10 +71,13 @@ class ThoughtParser(ReasoningParser):  # type: ignore[misc]
 
     def count_reasoning_tokens(self, token_ids: Sequence[int]) -> int:
         """Of an output, its marks included."""
-        return self._division.count_thought(self.model_tokenizer, list(token_ids))
+        self._counter = self._counter or ThoughtCounter(self._division, self.model_tokenizer)
+        return self._counter.count(list(token_ids))
 
     def extract_reasoning(self, model_output: str, request: Any) -> tuple[str | None, str | None]:
-        """Thought and answer of a whole text."""
+        """Thought and answer of a whole text, as streams give them."""
+        if self._division.phase is Phase.CLOSED:
+            return None, model_output or None
         parts, _ = self._division.split(model_output)
         return parts.thought or None, parts.answer or None
 
@@ -97,8 +104,9 @@ class ThoughtParser(ReasoningParser):  # type: ignore[misc]
     def _rendered(self, arguments: dict[str, Any]) -> Division:
         question = [{"role": "user", "content": "1"}]
         switches = {key: arguments[key] for key in SWITCHES if arguments.get(key) is not None}
+        prompted = arguments.get("add_generation_prompt", True) is not False
         text = self.model_tokenizer.apply_chat_template(
-            question, tokenize=False, add_generation_prompt=True, **switches
+            question, tokenize=False, add_generation_prompt=prompted, **switches
         )
         return Division.behind(text, self._marks)
 

@@ -158,7 +158,7 @@ def check_cut(server: ServerProcess, folder: Path) -> None:
     assert "reasoning" in result
     run = predict(server, folder, "--restart", "--parameters", '{"max_tokens": 1}')
     assert run.returncode != 0
-    assert "thought was cut off at 1 tokens" in run.stdout + run.stderr
+    assert "thought was cut off at 1 tokens (finish_reason length)" in run.stdout + run.stderr
 
 
 def check_page(browser: Browser, server: ServerProcess) -> None:
@@ -186,6 +186,9 @@ def check_constrained(server: ServerProcess) -> None:
         next(iter(ANSWERS)), max_tokens=60, structured_outputs={"choice": choice}
     )
     assert result["generated_text"] in choice
+    asked = {"prompt": "感冒", "max_tokens": 60, "structured_outputs": {"choice": choice}}
+    completion = post(server, "/v1/completions", **asked).json()
+    assert completion["choices"][0]["text"] in choice
 
 
 def predict(

@@ -198,3 +198,49 @@ async def test_info_tells_how_a_model_thinks(
     async with ready(FakeEngine(thinking_tokenizer(name)), settings) as client:
         thinking = (await client.get("/info")).json()["thinking"]
     assert thinking == (told and {**told, "marks": ["<think>", "</think>"]})
+
+
+async def test_a_constraint_needs_no_template(settings: Settings) -> None:
+    tokenizer = family_tokenizer("llama3")
+    tokenizer.chat_template = None
+    asked = {"structured_outputs": {"choice": ["甲"]}, "max_tokens": 3}
+    answer, _ = await post(tokenizer, settings, prompt="感冒", parameters=asked)
+    assert answer.status_code == 200
+
+
+async def test_a_thought_is_opened_once(settings: Settings) -> None:
+    """Where the template itself closes one, for what the system text says, none is opened."""
+    tokenizer = thinking_tokenizer("qwen3")
+    tokenizer.chat_template += (
+        "{% if messages[0].content == '/no_think' and add_generation_prompt %}"
+        "{{ '<think>\n\n</think>\n' }}{% endif %}"
+    )
+    asked = {"structured_outputs": {"choice": ["甲"]}, "max_tokens": 3}
+    closed = asked | {"system": "/no_think"}
+    for parameters, end in ((asked, "<think>\n"), (closed, "</think>\n")):
+        _, engine = await post(tokenizer, settings, prompt="感冒", parameters=parameters)
+        request = engine.requests[-1]
+        assert tokenizer.decode(request.prompt_ids).endswith(end)
+        assert request.opens_thought == (end == "<think>\n")
+        assert tokenizer.decode(request.prompt_ids).count("<think>") == 1
+
+
+async def test_what_stands_around_many_prompts_is_bounded(settings: Settings) -> None:
+    tokenizer = family_tokenizer("qwen3")
+    settings.max_body_bytes = 2**20
+    asked = {"history": [["问" * 200, "答"]] * 250}
+    answer, _ = await post(tokenizer, settings, prompt=["a"] * 8, parameters=asked)
+    assert answer.status_code == 400
+    assert "send fewer prompts" in answer.json()["error"]
+
+
+async def test_tokenize_has_the_deployment_s_defaults(settings: Settings) -> None:
+    tokenizer = family_tokenizer("qwen3")
+    settings.default_parameters = {"system": "你是医生"}
+    answer, engine = await post(tokenizer, settings, "/tokenize", prompt="感冒")
+    generated, engine = await post(tokenizer, settings, prompt="感冒")
+    assert answer.json()["tokens"] == engine.requests[-1].prompt_ids
+    assert generated.status_code == 200
+    raw, engine = await post(tokenizer, settings, prompt="感冒", parameters={"raw": True})
+    assert raw.status_code == 200
+    assert tokenizer.decode(engine.requests[-1].prompt_ids) == "感冒"

@@ -7,8 +7,9 @@ import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.v1_requests import MOST_REPEATED
-from service.errors import EngineDiedError
+from service.api.v1_requests import MOST_REPEATED, read_v1
+from service.errors import EngineDiedError, InvalidRequestError
+from service.request_record import RequestRecord
 from service.settings import Settings
 from tests.service.conftest import ready
 from tests.service.fake import FakeEngine
@@ -258,3 +259,16 @@ async def test_an_error_without_a_text_is_told_by_its_cause(
     async with ready(Answering(tokenizer, raising(wrapped, CREATED)), settings) as client:
         told = await client.post("/v1/responses", json=BODY)
         assert "the reason" in told.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("constraint", ["response_format", "structured_outputs"])
+def test_hidden_thoughts_do_not_go_with_a_constraint(constraint: str) -> None:
+    """VLLM would force the constraint into the thought, and hide it."""
+    kinds = {"response_format": {"type": "json_object"}, "structured_outputs": {"choice": ["a"]}}
+    body = {"messages": [], constraint: kinds[constraint], "include_reasoning": False}
+    path, record = "/v1/chat/completions", RequestRecord("id", "POST")
+    with pytest.raises(InvalidRequestError) as refused:
+        read_v1(path, json.dumps(body).encode(), record, 1)
+    assert refused.value.param == "include_reasoning"
+    body["include_reasoning"] = True
+    read_v1(path, json.dumps(body).encode(), record, 1)
