@@ -16,8 +16,8 @@ _OVERLOADED = frozenset({"overloaded", "rate_limited", "timeout"})
 # vLLM ends a request so when the engine drains or fails: the text is not the whole answer.
 _UNFINISHED = frozenset({"abort", "error"})
 CUT_THOUGHT = (
-    "the model's thought was cut off at {} tokens, before any answer: raise max_tokens, or set"
-    " thinking to false, in --parameters"
+    "the model's thought was cut off at {} tokens (finish_reason {}), before any answer: raise"
+    " max_tokens, take out stop, or set thinking to false, in --parameters"
 )
 
 
@@ -71,8 +71,8 @@ def _parse_item(data: bytes) -> Item:
         ) from None
     if not isinstance(finish_reason, str) or finish_reason in _UNFINISHED:
         return Item(index, problem=TransientError(f"the server broke off ({finish_reason})"))
-    if not text and finish_reason == "length" and "reasoning" in event:
-        return Item(index, refusal=CUT_THOUGHT.format(tokens))
+    if not text and tokens and usage.get("reasoning_tokens") == tokens:
+        return Item(index, refusal=CUT_THOUGHT.format(tokens, finish_reason))
     return Item(index, text, finish_reason, usage, tokens, event.get("model"))
 
 
