@@ -76,10 +76,11 @@ class ChatTemplate:
         inside, content = self._divided(message["content"])
         thought = (message.get(THOUGHT) or inside).strip()
         self._refuse_thought(thought, content)
-        if not content.strip() and not message.get("tool_calls"):
+        if thought and not (content.strip() or message.get("tool_calls")):
             raise TrainingError("there is a thought, and no answer behind it")
-        kept = {**message, "content": content}
-        return kept | {THOUGHT: thought} if thought and self.mode != "off" else _plain(kept)
+        kept = _plain({**message, "content": content})
+        trained = thought * (self.mode != "off")
+        return kept | {THOUGHT: trained} if trained else kept
 
     @property
     def _marks(self) -> Thinking:

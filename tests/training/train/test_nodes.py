@@ -41,8 +41,8 @@ class Pod:
     process: "subprocess.Popen[bytes]"
     log: Path
 
-    def wait(self, timeout: float = 180) -> int:
-        """Its exit code."""
+    def wait(self, timeout: float = 420) -> int:
+        """Its exit code. At the end torchrun's agents wait for each other, at most 300 s."""
         return self.process.wait(timeout)
 
     def kill(self) -> None:
