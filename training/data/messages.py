@@ -32,7 +32,7 @@ class Row:
     messages: tuple[Message, ...]
     where: str
     """`file:line`, for messages."""
-    learned: tuple[int, ...] = (-1,)
+    learned: tuple[int, ...]
     """Places of the answers that are learned, in their order."""
     tools: tuple[Message, ...] = ()
     """JSON schemas of the functions that the model may call."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -198,7 +199,7 @@ def _called(answer: Message) -> list[str]:
 def _is_in(prompt: str, text: str) -> bool:
     """As it is, or as JSON."""
     as_json = (json.dumps(text, ensure_ascii=escaped)[1:-1] for escaped in (False, True))
-    return any(spelling in prompt for spelling in (text.strip(), *as_json))
+    return any(spelling in prompt for spelling in chain([text.strip()], as_json))  # mostly as it is
 
 
 def _plain(message: Message) -> Message:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Self, TypeAlias
 
 from jinja2 import TemplateError
@@ -148,9 +149,9 @@ class Splitter:
         self._has_closed = False
         self._steps: dict[Phase, Callable[[], Parts]] = {
             Phase.BEFORE: self._before,
-            Phase.OPENED: self._opened,
+            Phase.OPENED: partial(self._behind_mark, Phase.THOUGHT),
             Phase.THOUGHT: self._thought,
-            Phase.CLOSED: self._closed,
+            Phase.CLOSED: partial(self._behind_mark, Phase.ANSWER),
             Phase.ANSWER: self._answer,
         }
 
@@ -190,10 +191,10 @@ class Splitter:
             self.phase = Phase.ANSWER
         return Parts()
 
-    def _opened(self) -> Parts:
+    def _behind_mark(self, following: Phase) -> Parts:
         self._held = self._held.lstrip("\n")
         if self._held:
-            self.phase = Phase.THOUGHT
+            self.phase = following
         return Parts()
 
     def _thought(self) -> Parts:
@@ -209,12 +210,6 @@ class Splitter:
         """How many characters at the end may belong to the closing mark."""
         lengths = range(min(len(self._held), len(self._closing) - 1), 0, -1)
         return next((n for n in lengths if self._held.endswith(self._closing[:n])), 0)
-
-    def _closed(self) -> Parts:
-        self._held = self._held.lstrip("\n")
-        if self._held:
-            self.phase = Phase.ANSWER
-        return Parts()
 
     def _answer(self) -> Parts:
         held, self._held = self._held, ""

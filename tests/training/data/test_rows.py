@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from training.data import Layout, Row, load_rows
+from training.data import Layout, Row, load_rows, read_rows
 from training.data.collate import EncodedSample, features, pad
 from training.errors import TrainingError
 from training.rendering.conversation import Rendering, encode_prompt
@@ -34,7 +34,7 @@ def test_rows_keep_their_line_and_their_text(tmp_path: Path) -> None:
 def test_history_is_read_from_its_column(tmp_path: Path) -> None:
     text = '{"input": "问", "target": "答", "past": [["q1", "a1"], ["q2", "a2"]]}'
     path = write(tmp_path, f'{text}\n{GOOD}\n{{"input": "问", "target": "答", "past": null}}')
-    rows = load_rows(path, Layout(history="past"))
+    rows = read_rows(path, "input", "target", "past")
     assert list(map(contents, rows)) == [["q1", "a1", "q2", "a2", "问", "答"], *[["问", "答"]] * 2]
     assert rows[0].learned == (5,)
     assert contents(load_rows(path, Layout())[0]) == ["问", "答"]
@@ -49,7 +49,7 @@ def test_history_of_another_form_is_refused_with_its_line(tmp_path: Path, past: 
 
 def test_columns_can_have_any_name(tmp_path: Path) -> None:
     path = write(tmp_path, '{"q": "问", "a": "答", "type": 3}')
-    assert contents(load_rows(path, Layout(prompt="q", response="a"))[0]) == ["问", "答"]
+    assert contents(read_rows(path, "q", "a")[0]) == ["问", "答"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.control_tokens import MARKS, STYLES, TEXT, acting, control, styled, texts
@@ -43,12 +43,12 @@ def taken(style: str, place: str) -> bool:
     return style not in ("mistral", "gemma3") or place not in ("system", "tool")
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    ("style", "place"),
+    [(style, place) for style in STYLES for place in PLACES if taken(style, place)],
+)
 def test_every_added_token_is_refused_wherever_it_stands(style: str, place: str) -> None:
     tokenizer = styled(style)
-    if not taken(style, place):
-        return
     allowed = {"answer": ["<tool_call>", "</tool_call>"], "system": MARKS}.get(place, [])
     for token in control(tokenizer):
         if token in allowed:
@@ -80,8 +80,7 @@ def test_a_token_is_found_in_text_that_normalizing_makes_one() -> None:
 )
 def test_no_text_made_of_control_tokens_acts(style: str, place: str, data: st.DataObject) -> None:
     """It is refused, or the conversation has the control tokens of the template alone."""
-    if not taken(style, place):
-        return
+    assume(taken(style, place))
     tokenizer = styled(style)
     text = data.draw(texts(tokenizer))
     try:
