@@ -41,9 +41,14 @@ class Pod:
     process: "subprocess.Popen[bytes]"
     log: Path
 
-    def wait(self, timeout: float = 420) -> int:
-        """Its exit code. At the end torchrun's agents wait for each other, at most 300 s."""
-        return self.process.wait(timeout)
+    def wait(self, timeout: float = 180) -> int:
+        """Its exit code. What has not ended is told with what runs and what it printed."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            command = ["ps", "-eo", "pid,ppid,etimes,stat,wchan:20,args", "--forest"]
+            running = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+            pytest.fail(f"{self.log.name} goes on after {timeout} s\n{running}\n{self.printed}")
 
     def kill(self) -> None:
         """SIGKILL for every process in it, as when it takes too much memory."""
