@@ -25,14 +25,14 @@ NOBODY = 65534
 
 @pytest.fixture(scope="module")
 def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from training.merge.job import merge
+    from training.merge.job import WeightsFormat, merge
 
     root = tmp_path_factory.mktemp("merged")
     base = tiny_llama(root / "base")
     (base / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
     (base / "chat_template.jinja").write_text("{{ messages }}")
     adapter = tiny_adapter(base, root / "adapter")
-    merge(base, [adapter], root / "model", max_shard_size=30_000)
+    merge(base, [adapter], root / "model", WeightsFormat(max_shard_size=30_000))
     return root / "model"
 
 

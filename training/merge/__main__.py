@@ -10,17 +10,19 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from training.errors import TrainingError
-from training.merge.job import MergeReport, merge
+from training.merge.job import MergeReport, WeightsFormat, merge
+from training.merge.quantisation import Quantisation, told
 from training.merge.verdict import PROMPTS, UnfaithfulMergeError
 from training.model_directory.hub import local_directory
 from training.pipes import run
 from training.sizes import size_in_bytes
+from training.weights.quantising import SCHEMES
 from training.weights.safetensors_stream import TORCH_NAMES
 
 EXAMPLE = """\
@@ -44,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     try:
         base, *adapters = (local_directory(name) for name in (args.base, *args.adapter))
-        report = merge(base, adapters, args.output, args.max_shard_size, args.dtype, prompts)
+        quantisation = args.quantize and Quantisation.of(
+            args.quantize, clip=args.clip, ignore=args.ignore
+        )
+        wanted = WeightsFormat(args.dtype, args.max_shard_size, quantisation)
+        report = merge(base, adapters, args.output, wanted, prompts)
     except (TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, UnfaithfulMergeError) else 2
@@ -54,12 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _print(report: MergeReport, output: Path, seconds: float) -> None:
     tally = report.tally
-    print(
-        f"{output}: {report.changed} of {report.tensors} tensors changed,"
-        f" {report.size / 1e9:.2f} GB in {report.files} file(s), {seconds:.1f} s\n"
-        f"the change is {tally.mean_change:.2g} (root mean square); rounding to"
-        f" {TORCH_NAMES[report.dtype]} lost {tally.lost_share:.1%} of it"
-    )
+    size = f"{report.size / 1e9:.2f} GB in {report.files} file(s), {seconds:.1f} s"
+    if report.errors:
+        print(f"{output}: {told(report.errors)}\n{size}")
+    else:
+        print(
+            f"{output}: {report.changed} of {report.tensors} tensors changed, {size}\n"
+            f"the change is {tally.mean_change:.2g} (root mean square); rounding to"
+            f" {TORCH_NAMES[report.dtype]} lost {tally.lost_share:.1%} of it"
+        )
     if report.verdict:
         print(report.verdict)
     for note in report.notes:
@@ -99,6 +108,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=sorted(TORCH_NAMES.values()),
         help="dtype of the output's weights (default: each tensor's own)",
     )
+    add_quantising(parser.add_argument, "--quantize")
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -113,6 +123,30 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="verify on this text instead of the built-in ones; repeatable",
     )
     return parser.parse_args(argv)
+
+
+def add_quantising(add: Callable[..., object], name: str, **more: object) -> None:
+    """The arguments that say how weights are quantised; `name` is that of the scheme's."""
+    add(
+        name,
+        choices=sorted(SCHEMES),
+        **more,
+        help="8-bit weights of the linear layers, a scale for each row, rounded once from the exact"
+        " sum; in compressed-tensors' format, which vLLM computes with 8-bit activations",
+    )
+    add(
+        "--clip",
+        action="store_true",
+        help="search each row's scale for the smallest squared error (slower); without it no"
+        " weight is clipped",
+    )
+    add(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="REGEX",
+        help="leave layers alone whose names have this in them; repeatable",
+    )
 
 
 def command() -> NoReturn:

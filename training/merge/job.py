@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -19,14 +19,37 @@ from training.merge.prefix_files import (
     refuse_prefixed,
     write_prefix,
 )
+from training.merge.quantisation import Quantisation, described
 from training.merge.verdict import Verdict
 from training.model_directory.directory import read_model_directory
 from training.model_directory.model_files import copy_model_files
 from training.model_directory.provenance import write_provenance
+from training.weights.quantising import Error
 from training.weights.rounding import Tally
 from training.weights.safetensors_stream import FLOAT_SIZES, StoredTensor
 from training.weights.shards import Shard, plan_shards, total_size
 from training.weights.torch_files import CODES
+
+
+@dataclass(frozen=True)
+class WeightsFormat:
+    """How the output's weights are written.
+
+    `dtype` is float16, bfloat16 or float32, None keeps each tensor's own; `max_shard_size` is in
+    bytes.
+    """
+
+    dtype: str | None = None
+    max_shard_size: int = 2 * 10**9
+    quantisation: Quantisation | None = None
+
+    @property
+    def code(self) -> str | None:
+        """Of the dtype, in safetensors."""
+        return CODES.get(self.dtype)
+
+
+AS_IN_THE_BASE = WeightsFormat()
 
 
 @dataclass(frozen=True)
@@ -44,20 +67,20 @@ class MergeReport:
     tally: Tally
     notes: list[str]
     verdict: Verdict | None = None
+    errors: dict[str, Error] = field(default_factory=dict)
+    """Of quantised weights, by name."""
 
 
 def merge(
     base: Path,
     adapters: Sequence[Path],
     output: Path,
-    max_shard_size: int = 2 * 10**9,
-    dtype: str | None = None,
+    wanted: WeightsFormat = AS_IN_THE_BASE,
     prompts: Sequence[str] = (),
 ) -> MergeReport:
-    """Merge `adapters` into `base` and write the model directory `output`.
+    """Merge `adapters`, if there are any, into `base` and write the model directory `output`.
 
-    `max_shard_size` is in bytes; `dtype` is float16, bfloat16 or float32, None keeps each tensor's
-    own. With `prompts` the merged model is verified on them before it appears.
+    With `prompts` the merged model is verified on them before it appears.
     Raises TrainingError for bad input, a result that is not finite, or a failed check; no output
     then.
     """
@@ -67,19 +90,20 @@ def merge(
         prefix = _read_prefix(adapters, bool(prompts))
         loras = [] if prefix else _read_adapters(adapters)
         model = compose(source, loras)
-        shards = plan_shards(model.planned(), aside, max_shard_size, CODES.get(dtype))
-        changes = {**model.config, "dtype": dtype}
+        scales = wanted.quantisation.apply(source, model) if wanted.quantisation else []
+        shards = plan_shards(model.planned(), aside, wanted.max_shard_size, wanted.code, scales)
+        changes = {**model.config, "dtype": wanted.dtype}
         if prefix:
             changes |= config_changes(source, prefix)
             write_prefix(aside, source, prefix)
         notes = source.notes + model.notes
         notes += copy_model_files(source, adapters, aside, changes, model.rows)
-        written = write_merged(shards, model.parts)
+        written = write_merged(shards, model.parts, wanted.quantisation)
         _check_changed(loras, written)
         report = _report(shards, written, notes)
         report = _verified(report, base, loras, aside, prompts)
         used = [prefix] if prefix else loras
-        write_provenance(aside, base, used, written.sums, _details(report, dtype))
+        write_provenance(aside, base, used, written.sums, _details(report, wanted.dtype))
     return report
 
 
@@ -133,7 +157,9 @@ def _read_adapters(paths: Sequence[Path]) -> list[LoraAdapter]:
 def _report(shards: Sequence[Shard], written: Written, notes: list[str]) -> MergeReport:
     tensors = [*chain(*shards)]
     size, dtype, changed = total_size(shards), _main_dtype(tensors), len(written.changed)
-    return MergeReport(len(tensors), changed, size, len(shards), dtype, written.tally, notes)
+    return MergeReport(
+        len(tensors), changed, size, len(shards), dtype, written.tally, notes, errors=written.errors
+    )
 
 
 def _main_dtype(tensors: Sequence[StoredTensor]) -> str:
@@ -153,5 +179,6 @@ def _details(report: MergeReport, dtype: str | None) -> dict[str, object]:
             "rms_change": report.tally.mean_change,
             "lost_to_rounding": report.tally.lost_share,
             **(verdict or {}),
+            **described(report.errors),
         },
     }

@@ -10,6 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
 from training.errors import TrainingError
+from training.files import read_json
+from training.merge.dequantised import Dequantised, load_dequantised
 from training.merge.peft_adapter import LoraAdapter
 from training.merge.verdict import UnfaithfulMergeError, Verdict
 from training.model_directory.directory import embedding_rows, is_end
@@ -34,12 +36,12 @@ def verify(
     adapters.
     """
     ids = _token_ids(merged, prompts)
-    model = _load(merged)
-    ours = _logits(model, ids)
+    made = _merged(merged)
+    ours = _logits(made.model, ids)
     with torch.no_grad():
-        _perturb(model, ROUNDING[dtype])
-    perturbed = _logits(model, ids)
-    del model
+        _perturb(made, ROUNDING[dtype])
+    perturbed = _logits(made.model, ids)
+    del made
     theirs = _logits(_reference(base, adapters), ids)
     allowed = MARGIN * _largest(perturbed - ours) + ARITHMETIC * _largest(theirs)
     same = (ours.argmax(dim=1) == theirs.argmax(dim=1)).double().mean().item()
@@ -51,6 +53,11 @@ def verify(
             f" token is the same at {same:.1%} of {len(ours)} positions: please report this"
         )
     return verdict
+
+
+def _merged(directory: Path) -> Dequantised:
+    is_quantised = "quantization_config" in read_json(directory / "config.json")
+    return load_dequantised(directory) if is_quantised else Dequantised(_load(directory), {})
 
 
 def _load(directory: Path) -> PreTrainedModel:
@@ -118,12 +125,15 @@ def _logits(model: PreTrainedModel, prompts: Sequence[torch.Tensor]) -> torch.Te
         return torch.cat([model(input_ids=ids).logits[0] for ids in prompts])
 
 
-def _perturb(model: PreTrainedModel, share: float) -> None:
-    """Move every weight up or down by at most `share` of itself."""
+def _perturb(made: Dequantised, share: float) -> None:
+    """Move every weight up or down by at most what rounding may have moved it by.
+
+    That is `share` of itself, unless it is quantised.
+    """
     generator = torch.Generator().manual_seed(0)
-    for weight in model.parameters():
-        noise = torch.empty_like(weight).uniform_(-share, share, generator=generator)
-        weight.add_(noise.mul_(weight))
+    for name, weight in made.model.named_parameters():
+        noise = torch.empty_like(weight).uniform_(-1, 1, generator=generator)
+        weight.add_(noise.mul_(made.moved.get(name, share * weight)))
 
 
 def _largest(values: torch.Tensor) -> float:

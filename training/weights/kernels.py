@@ -21,15 +21,16 @@ RANKS = 4  # added together, so that a sum is loaded and stored once for them al
 BELOW_FP32 = np.int64((1 << 29) - 1)  # the bits of an fp64's fraction that an fp32 has not
 
 
-def _compiled(function: Function) -> Function:
+def compiled(function: Function) -> Function:
+    """Compile a loop when it is first called; it runs outside the interpreter's lock."""
     # the two liberties a vectorised sum needs; NaN and Inf must survive, so no more of fastmath
     options = {"nogil": True, "fastmath": {"reassoc", "contract"}}
-    compiled: Function
+    made: Function
     try:
-        compiled = njit(cache=True, **options)(function)
+        made = njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache can be written: compile in every run
-        compiled = njit(**options)(function)
-    return compiled
+        made = njit(**options)(function)
+    return made
 
 
 @intrinsic
@@ -48,7 +49,7 @@ def _to_half(context: Any, value: Any) -> Any:
     return types.uint16(types.float32), emit
 
 
-@_compiled
+@compiled
 def _to_odd(value: float) -> Any:
     """Round fp64 to fp32 so that a second rounding, to 16 bits, gives what a single one would give.
 
@@ -85,10 +86,12 @@ def _nearest_by_type(value: Any, like: Any) -> Any:
         return lambda value, like: _to_half(_to_odd(value))
     if like == types.int16:
         return lambda value, like: _to_bf16(_to_odd(value))
+    if like == types.float64:  # the sum itself
+        return lambda value, like: value
     return lambda value, like: np.float32(value)
 
 
-@_compiled
+@compiled
 def _to_bf16(value: Any) -> Any:
     bits = np.float32(value).view(np.int32)
     even = np.int32((bits >> np.int32(16)) & np.int32(1))
@@ -107,7 +110,7 @@ def _recast_by_type(weight: Any, stored: Any, like: Any) -> Any:
     return lambda weight, stored, like: _nearest(np.float64(weight), like)
 
 
-@_compiled
+@compiled
 def _four(matrix: Any, row: int, first: int, last: int) -> Any:
     return (
         matrix[row, first:last],
@@ -117,7 +120,7 @@ def _four(matrix: Any, row: int, first: int, last: int) -> Any:
     )
 
 
-@_compiled
+@compiled
 def _add_ranks(sums: Any, left: Any, right: Any) -> None:
     """Add left[4, 4] @ right[4, n] to sums[4, n]; sums and right as tuples of their rows."""
     s0, s1, s2, s3 = sums
@@ -134,7 +137,7 @@ def _add_ranks(sums: Any, left: Any, right: Any) -> None:
         s3[j] += d0 * x0 + d1 * x1 + d2 * x2 + d3 * x3
 
 
-@_compiled
+@compiled
 def _product(sums: Any, left: Any, right: Any, first: int, last: int) -> None:
     """Put columns `first` to `last` of left[4, R] @ right[R, in] into sums[4, BLOCK]."""
     sums[:] = 0.0
@@ -143,7 +146,7 @@ def _product(sums: Any, left: Any, right: Any, first: int, last: int) -> None:
         _add_ranks(rows, left[:, k : k + RANKS], _four(right, k, first, last))
 
 
-@_compiled
+@compiled
 def _round(sums: Any, scale: float, stored: Any, out: Any) -> Any:
     """Write (stored + sums) * scale, elements of one row, to `out`; return what `add` does."""
     change, lost, differs = 0.0, np.float32(0.0), False
@@ -160,7 +163,7 @@ def _round(sums: Any, scale: float, stored: Any, out: Any) -> Any:
     return change, np.float64(lost), differs
 
 
-@_compiled
+@compiled
 def add(stored: Any, left: Any, right: Any, scale: Any, out: Any) -> tuple[float, float, bool]:
     """Write (stored + left @ right) * scale, rounded once, to `out`.
 
@@ -184,7 +187,7 @@ def add(stored: Any, left: Any, right: Any, scale: Any, out: Any) -> tuple[float
     return change, lost, differs
 
 
-@_compiled
+@compiled
 def squared_lengths(stored: Any, left: Any, right: Any) -> Any:
     """Return the sum of the squares of every row of stored + left @ right, fp64 [rows].
 
@@ -203,14 +206,14 @@ def squared_lengths(stored: Any, left: Any, right: Any) -> Any:
     return lengths
 
 
-@_compiled
+@compiled
 def convert(stored: Any, out: Any) -> None:
     """Write the bits `stored`, flat, in the type of `out`, rounded once."""
     for j in range(len(stored)):
         out[j] = _nearest(np.float64(_widen(stored[j])), out[j])
 
 
-@_compiled
+@compiled
 def finite(stored: Any) -> bool:
     """Return whether no element of the bits `stored`, flat, is NaN or Inf."""
     strange = False

@@ -137,6 +137,19 @@ def merge_chunk(
     return out, Tally(len(stored), squares, lost, differs)
 
 
+def exact_rows(source: StoredTensor, change: Change | None, rows: range) -> Doubles:
+    """Return those `rows` [rows, in] of the weight, changed, in fp64: the sum itself."""
+    columns = math.prod(source.shape[1:])
+    row = columns * FLOAT_SIZES[source.dtype]
+    stored = as_bits(read_bytes(source, rows.start * row, rows.stop * row), source.dtype)
+    exact = np.empty(len(stored))
+    if change is None:
+        kernels.convert(stored, exact)
+    else:
+        change.add_to(stored.reshape(-1, columns), rows, exact.reshape(-1, columns))
+    return exact.reshape(-1, columns)
+
+
 def _not_finite(weight: NDArray[Any], source: StoredTensor, dtype: str) -> TrainingError:
     if kernels.finite(weight):
         return TrainingError(

@@ -20,6 +20,7 @@ from training.errors import TrainingError
 Bytes = NDArray[np.uint8]
 
 FLOAT_SIZES = {"F16": 2, "BF16": 2, "F32": 4}
+QUANTISED_SIZES = {"I8": 1, "F8_E4M3": 1}
 TORCH_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 BITS = {"F16": np.uint16, "BF16": np.int16, "F32": np.float32}
 INDEX = "model.safetensors.index.json"

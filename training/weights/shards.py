@@ -14,18 +14,30 @@ from training.errors import TrainingError
 from training.files import write_json
 from training.progress import Meter
 from training.weights.directory import read_model
-from training.weights.safetensors_stream import FLOAT_SIZES, INDEX, SINGLE, Bytes, StoredTensor
+from training.weights.safetensors_stream import (
+    FLOAT_SIZES,
+    INDEX,
+    QUANTISED_SIZES,
+    SINGLE,
+    Bytes,
+    StoredTensor,
+)
 
 Shard = list[StoredTensor]
 
 
 def plan_shards(
-    tensors: Iterable[StoredTensor], directory: Path, limit: int, dtype: str | None
+    tensors: Iterable[StoredTensor],
+    directory: Path,
+    limit: int,
+    dtype: str | None,
+    last: Sequence[StoredTensor] = (),
 ) -> list[Shard]:
     """Return where each tensor will lie in `directory`: one list a shard of at most `limit` bytes.
 
     A tensor larger than `limit` has a shard of its own. `dtype` (F16, BF16, F32) replaces the
-    dtype of every floating tensor; without it each keeps its own.
+    dtype of every floating tensor; without it each keeps its own. Those of `last` lie in a shard
+    behind all others, as they are.
     """
     shards: list[Shard] = [[]]
     filled = 0
@@ -35,6 +47,7 @@ def plan_shards(
             filled = 0
         shards[-1].append(tensor)
         filled += tensor.size
+    shards += [[*last]] if last else []
     return [
         _place(shard, directory / _shard_name(number, len(shards)))
         for number, shard in enumerate(shards, start=1)
@@ -45,7 +58,8 @@ def as_dtype(tensor: StoredTensor, dtype: str | None) -> StoredTensor:
     """Return a floating tensor's plan as `dtype`, any other tensor as it is."""
     if dtype is None or tensor.dtype not in FLOAT_SIZES:
         return tensor
-    return replace(tensor, dtype=dtype, size=prod(tensor.shape) * FLOAT_SIZES[dtype])
+    size = (FLOAT_SIZES | QUANTISED_SIZES)[dtype]
+    return replace(tensor, dtype=dtype, size=prod(tensor.shape) * size)
 
 
 def _shard_name(number: int, count: int) -> str:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.models import edit_json, tiny_adapter, tiny_llama, weights
 from training.errors import TrainingError
-from training.merge.job import merge
+from training.merge.job import WeightsFormat, merge
 from training.merge.peft_settings import HARMLESS, HONOURED, REFUSED
 
 IDS = torch.arange(3, 43)[None]
@@ -160,7 +160,7 @@ def test_trained_tokens_of_two_adapters(base: Path, tmp_path: Path) -> None:
         )
         for name, seed, ids in (("one", 1, [3, 4]), ("two", 2, [4, 60]))
     )
-    report = merge(base, [one, two], tmp_path / "out", dtype="bfloat16")
+    report = merge(base, [one, two], tmp_path / "out", WeightsFormat("bfloat16"))
     start, merged = (weights(d)["model.embed_tokens.weight"] for d in (base, tmp_path / "out"))
     key = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
     first, second = weights(one)[key], weights(two)[key]

@@ -16,7 +16,7 @@ from tests.models import PROJECTIONS, edit_json, edit_weights, tiny_adapter, tin
 from tests.training.merge.exact import Tensors, merged_exactly, nearest
 from training.errors import TrainingError
 from training.merge.__main__ import main
-from training.merge.job import merge
+from training.merge.job import WeightsFormat, merge
 
 DOWN = "model.layers.1.mlp.down_proj"
 
@@ -90,7 +90,7 @@ def test_two_adapters_at_once_are_closer_to_fp64_than_one_after_the_other(tmp_pa
 def test_dtype_casts_every_weight_and_the_config(
     base: Path, adapter: Path, tmp_path: Path, dtype: str
 ) -> None:
-    merge(base, [adapter], tmp_path / "out", dtype=dtype)
+    merge(base, [adapter], tmp_path / "out", WeightsFormat(dtype))
     kind = getattr(torch, dtype)
     truth = merged_exactly(base, [adapter], scale=2)
     assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == dtype
@@ -105,7 +105,7 @@ def test_sharded_base_to_sharded_output_gives_the_same_weights(
     base = tiny_llama(tmp_path / "base", max_shard_size="20KB")
     assert len(list(base.glob("model-*.safetensors"))) > 1
     merge(base, [adapter], tmp_path / "one")
-    merge(base, [adapter], tmp_path / "many", max_shard_size=30_000)
+    merge(base, [adapter], tmp_path / "many", WeightsFormat(max_shard_size=30_000))
     assert [path.name for path in (tmp_path / "one").glob("*.safetensors*")] == [
         "model.safetensors"
     ]
@@ -134,7 +134,7 @@ def test_tied_embeddings_and_integer_tensors_are_copied_as_they_are(
     base = tiny_llama(tmp_path / "base", tie_word_embeddings=True)
     extra = {"steps": torch.tensor([3, 4, 5]), "one": torch.tensor(7, dtype=torch.uint8)}
     edit_weights(base / "model.safetensors", lambda tensors: tensors.update(extra))
-    merge(base, [adapter], tmp_path / "out", dtype="bfloat16")
+    merge(base, [adapter], tmp_path / "out", WeightsFormat("bfloat16"))
     merged = weights(tmp_path / "out")
     assert "lm_head.weight" not in merged
     assert merged["steps"].tolist() == [3, 4, 5]
@@ -201,7 +201,7 @@ def test_auto_map_is_dropped_with_a_note(base: Path, adapter: Path, tmp_path: Pa
 def test_provenance_tells_what_was_merged_and_proves_the_files(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    merge(base, [adapter], tmp_path / "out", max_shard_size=30_000)
+    merge(base, [adapter], tmp_path / "out", WeightsFormat(max_shard_size=30_000))
     text = (tmp_path / "out/provenance.json").read_text()
     told = json.loads(text)
     files = sorted((tmp_path / "out").glob("*.safetensors"))
@@ -224,7 +224,7 @@ def test_provenance_tells_what_was_merged_and_proves_the_files(
     assert told["versions"].keys() == {"python", "mergeline", "numpy", "numba"}
     assert told["check"]["changed"] == 14
     assert str(tmp_path) not in text
-    merge(base, [adapter], tmp_path / "again", max_shard_size=30_000)
+    merge(base, [adapter], tmp_path / "again", WeightsFormat(max_shard_size=30_000))
     assert (tmp_path / "again/provenance.json").read_text() == text
 
 
@@ -233,7 +233,7 @@ def test_lost_share_and_mean_change_are_those_of_fp64(
     base: Path, tmp_path: Path, dtype: str
 ) -> None:
     adapter = tiny_adapter(base, tmp_path / "adapter", std=0.003)
-    tally = merge(base, [adapter], tmp_path / "out", dtype=dtype).tally
+    tally = merge(base, [adapter], tmp_path / "out", WeightsFormat(dtype)).tally
     truth, start = merged_exactly(base, [adapter], scale=2), weights(base)
     merged = weights(tmp_path / "out")
     names = [name for name in truth if "_proj" in name]

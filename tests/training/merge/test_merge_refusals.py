@@ -10,7 +10,7 @@ import torch
 from tests.models import edit_json, edit_weights, tiny_adapter, tiny_llama
 from training.errors import TrainingError
 from training.merge.__main__ import main
-from training.merge.job import merge
+from training.merge.job import WeightsFormat, merge
 
 Tensors = dict[str, torch.Tensor]
 Q = "model.layers.1.self_attn.q_proj"
@@ -21,7 +21,7 @@ def refused(tmp_path: Path, *adapters: Path, base: Path | None = None, **options
     """Return why merging into tmp_path/out was refused; nothing may be left beside it."""
     before = {path.name for path in tmp_path.iterdir()}
     with pytest.raises(TrainingError) as error:
-        merge(base or tmp_path / "base", adapters, tmp_path / "out", **options)
+        merge(base or tmp_path / "base", adapters, tmp_path / "out", WeightsFormat(**options))
     assert {path.name for path in tmp_path.iterdir()} == before
     return str(error.value)
 
@@ -116,7 +116,7 @@ def test_overflow_of_float16_is_refused(
 ) -> None:
     edit_weights(base / "model.safetensors", lambda t: t[name].view(-1)[0].fill_(1e5))
     assert f"{name} overflows float16" in refused(tmp_path, adapter, dtype="float16")
-    merge(base, [adapter], tmp_path / "out", dtype="bfloat16")
+    merge(base, [adapter], tmp_path / "out", WeightsFormat("bfloat16"))
 
 
 def test_base_of_integers_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from tests.models import edit_json, edit_weights, tiny_adapter, tiny_llama, to_bin, weights
 from tests.training.merge.exact import Tensors, merged_exactly, nearest
 from training.errors import TrainingError
-from training.merge.job import merge
+from training.merge.job import WeightsFormat, merge
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 BOTH = ["embed_tokens", "lm_head"]
@@ -60,7 +60,7 @@ def test_two_adapters_that_grow_the_vocabulary_give_fp64_rounded_once(
     as_peft_0_2_wrote_it(first)
     if shards != "5GB":
         to_bin(base)
-    report = merge(base, [first, second], tmp_path / "out", max_shard_size=200_000)
+    report = merge(base, [first, second], tmp_path / "out", WeightsFormat(max_shard_size=200_000))
     merged = weights(tmp_path / "out")
     assert merged.keys() == truth.keys()
     for name, exact in truth.items():

@@ -10,7 +10,7 @@ from tests.training.merge.test_merge_kinds import adalora
 from tests.training.merge.test_merge_whole import BOTH, as_peft_0_2_wrote_it
 from training.errors import TrainingError
 from training.merge.__main__ import main
-from training.merge.job import merge
+from training.merge.job import WeightsFormat, merge
 from training.merge.lora import total_change
 from training.merge.verdict import PROMPTS, UnfaithfulMergeError
 from training.weights.rounding import Change
@@ -47,7 +47,7 @@ def test_a_wrong_merge_is_found_and_leaves_nothing(
 ) -> None:
     adapter = tiny_adapter(base, tmp_path / "adapter", std=0.1)
     with pytest.raises(UnfaithfulMergeError, match="not base \\+ adapters"):
-        merge(base, [adapter], tmp_path / "out", dtype=dtype, prompts=PROMPTS)
+        merge(base, [adapter], tmp_path / "out", WeightsFormat(dtype), prompts=PROMPTS)
     assert {path.name for path in tmp_path.iterdir()} == {"base", "adapter"}
 
 

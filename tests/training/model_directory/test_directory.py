@@ -16,6 +16,7 @@ from tests.models import edit_json, edit_weights, tiny_adapter, tiny_llama
 from training.convert.__main__ import main as convert
 from training.errors import TrainingError
 from training.merge.__main__ import main as merge
+from training.merge.job import WeightsFormat
 from training.merge.job import merge as merge_into
 from training.model_directory.architecture import read_architecture
 from training.model_directory.directory import PLAIN, read_model_directory
@@ -231,7 +232,7 @@ def test_a_whole_file_goes_before_an_index_from_an_earlier_save(
         to_bin(other)
     (single,) = [path for path in other.iterdir() if path.suffix in (".safetensors", ".bin")]
     single.rename(base / single.name)
-    report = merge_into(base, [adapter], tmp_path / "out", dtype="float32")
+    report = merge_into(base, [adapter], tmp_path / "out", WeightsFormat("float32"))
     assert torch.equal(weights(tmp_path / "out")["model.norm.weight"], expected)
     told = [note for note in report.notes if "from before it was saved again" in note]
     assert len(told) == (kind == "safetensors")

@@ -172,4 +172,4 @@ def test_without_a_folder_for_the_cache_it_compiles_all_the_same(
     def double(value: int) -> int:
         return 2 * value
 
-    assert kernels._compiled(double)(21) == 42
+    assert kernels.compiled(double)(21) == 42
