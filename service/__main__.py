@@ -2,10 +2,11 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.util import get_temp_dir
 from shutil import rmtree
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
@@ -24,9 +25,7 @@ def main() -> int:
         settings = CliApp.run(Settings)
     except ValidationError as error:
         for detail in error.errors():
-            name = "-".join(str(part) for part in detail["loc"]).replace("_", "-")
-            message = detail["msg"].removeprefix("Value error, ")
-            print(f"error: --{name}: {message}", file=sys.stderr)
+            print(f"error: {_told(detail)}", file=sys.stderr)
         return 2
     configure_logging(settings)
 
@@ -47,6 +46,12 @@ def main() -> int:
     # All is shut down by now. Threads inside vLLM would hold the interpreter's own exit for up
     # to a minute, after a dead engine or in the middle of loading.
     os._exit(server.exit_code)
+
+
+def _told(detail: Mapping[str, Any]) -> str:
+    """One of pydantic's errors; one about several settings has no flag's name."""
+    flags = [f"--{'-'.join(map(str, detail['loc']))}".replace("_", "-")] if detail["loc"] else []
+    return ": ".join([*flags, detail["msg"].removeprefix("Value error, ")])
 
 
 def command() -> NoReturn:

@@ -67,7 +67,7 @@ class Lifecycle:
             self._ready = Ready(digest, encoder, await self._engine.openai_routes())
             await self._generate_one_token(encoder)
         except Exception as error:  # whatever it was, the process must end and say so
-            logger.exception("the model could not be loaded")
+            _log(error)
             self._die(f"the model could not be loaded: {error}")
             return
         if self.state is State.LOADING:
@@ -135,3 +135,9 @@ class Lifecycle:
         logger.info("state: %s", state)
         for each in State:
             self._metrics.state.labels(each).set(each is state)
+
+
+def _log(error: Exception) -> None:
+    """Where it was raised, too; but a ValueError is about settings or files, and says it all."""
+    level = logging.DEBUG if isinstance(error, ValueError) else logging.ERROR
+    logger.log(level, "the model could not be loaded", exc_info=error)

@@ -9,10 +9,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.adapter import Adapter, parse_adapters, smallest_supported_rank, supported_rank
 from service.keys import read_keys
+from service.machine.cpu_kernels import Wanted, refuse_on_cpu
 from service.model_directory.contradictions import refuse_contradictions
 from service.model_directory.hub import local_directory, name_of
+from service.model_directory.quantised import read_quantised
 from service.model_directory.template import refuse_other_template
 from service.parameters import checked
+from service.versions import built_for_cpu
 
 PRESETS: dict[str, dict[str, Any]] = {
     # what the service of the first PromptCBLUE baselines generated with
@@ -60,6 +63,11 @@ class Settings(BaseSettings):
         "auto",
         description="number format of the weights; auto: on a CPU the fastest of its formats that "
         "has room, on a GPU as stored, 16 bits for float32",
+    )
+    kv_cache_dtype: Literal["auto", "fp8", "fp8_e5m2", "int8_per_token_head"] = Field(
+        "auto",
+        description="number format of the key-value cache; auto: that of the activations; fp8 "
+        "halves it, on a CPU with AVX512; int8_per_token_head on a GPU only",
     )
     max_model_len: int | None = Field(
         None, ge=8, description="most tokens of prompt + output; default: what the model allows"
@@ -190,6 +198,22 @@ class Settings(BaseSettings):
             raise ValueError(f"max_adapters={self.max_adapters}: there are {len(first)} adapters")
         if self.adapter_slots and not first and self.max_adapter_rank is None:
             raise ValueError("max_adapters needs max_adapter_rank where adapters is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _is_computed_here(self) -> "Settings":
+        quantised = read_quantised(self.model)
+        if built_for_cpu():
+            further = self.engine_args
+            refuse_on_cpu(
+                quantised,
+                Wanted(
+                    further.get("dtype", self.dtype),
+                    further.get("kv_cache_dtype", self.kv_cache_dtype),
+                    bool(self.adapter_slots),
+                    further.get("quantization"),
+                ),
+            )
         return self
 
     @model_validator(mode="after")

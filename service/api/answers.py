@@ -141,6 +141,15 @@ class Thoughts(TypedDict):
     marks: list[str]
 
 
+class Quantization(TypedDict):
+    """How quantised weights are stored; null where config.json does not say."""
+
+    method: str
+    scheme: str
+    bits: int | None
+    activation_bits: int | None
+
+
 class Info(TypedDict):
     """The model and its limits; `fingerprint` is another when anything in `fingerprints` is."""
 
@@ -150,6 +159,7 @@ class Info(TypedDict):
     adapters: list[str]
     dtype: str
     dtype_reason: str
+    quantization: Quantization | None
     max_model_len: int
     vocab_size: int
     chat_template: bool

@@ -1,15 +1,26 @@
 """Routes about the state of the service and about what it serves."""
 
+from pathlib import Path
+
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from service.api.answers import Fingerprints, Info, StateAnswer, Switch, Thoughts, Versions
+from service.api.answers import (
+    Fingerprints,
+    Info,
+    Quantization,
+    StateAnswer,
+    Switch,
+    Thoughts,
+    Versions,
+)
 from service.api.openapi import Responses, refusals
 from service.deployment import Deployment
 from service.engine.fingerprint import combined
 from service.engine.thinking.marks import Thinking
 from service.generation.plan import DEFAULT_PARAMETERS
 from service.lifecycle import Lifecycle, State
+from service.model_directory.quantised import read_quantised
 from service.versions import installed
 
 EXPOSITION = "text/plain; version=0.0.4"
@@ -63,6 +74,7 @@ def info_router(deployment: Deployment) -> APIRouter:
             "adapters": deployment.adapters.names,
             "dtype": engine.dtype,
             "dtype_reason": engine.dtype_reason,
+            "quantization": _quantization(settings.model),
             "max_model_len": engine.max_model_len,
             "vocab_size": engine.vocab_size,
             "chat_template": ready.encoder.has_template,
@@ -81,6 +93,18 @@ def info_router(deployment: Deployment) -> APIRouter:
         return PlainTextResponse(deployment.metrics.render(), media_type=EXPOSITION)
 
     return router
+
+
+def _quantization(model: Path) -> Quantization | None:
+    quantised = read_quantised(model)
+    if quantised is None:
+        return None
+    return {
+        "method": quantised.method,
+        "scheme": quantised.scheme,
+        "bits": quantised.bits,
+        "activation_bits": quantised.activation_bits,
+    }
 
 
 def _thoughts(thinking: Thinking) -> Thoughts | None:

