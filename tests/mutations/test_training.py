@@ -18,6 +18,7 @@ from tests.training.convert import chatglm2_release, chatglm_release, llama_rele
 from tests.training.convert.gguf_file import write_gguf
 from training.convert.__main__ import main as convert
 from training.demo.base import train_sentencepiece
+from training.gptq.__main__ import main as gptq
 from training.merge.__main__ import main as merge
 from training.train.__main__ import main as train
 
@@ -47,6 +48,10 @@ TRAIN = [
     *("base/model.safetensors.index.json", "base/model-00002-of-00002.safetensors"),
     *(f"base/{name}" for name in TOKENIZER),
 ]
+GPTQ = [
+    *("train.json", "wide/config.json", "wide/generation_config.json", "wide/model.safetensors"),
+    *(f"wide/{name}" for name in TOKENIZER),
+]
 RESUME = [
     *("adapter.run/training.yaml", "adapter.run/inputs.json", "adapter.run/log.jsonl"),
     *(f"adapter.run/checkpoint-1/{name}" for name in ("state.pt", "sums.json")),
@@ -66,7 +71,10 @@ def files(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     folder = tmp_path_factory.mktemp("files")
     torch.set_num_threads(1)
     base = tiny_llama(folder / "base", vocab_size=4140, max_shard_size="600KB")
+    wide: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2}
+    tiny_llama(folder / "wide", vocab_size=4140, **wide)
     tokenizer.save_pretrained(base)
+    tokenizer.save_pretrained(folder / "wide")
     tiny_adapter(base, folder / "lora", target_modules=["q_proj"], modules_to_save=["norm"])
     train_sentencepiece(["感冒了怎么办？多喝水。" * 3, "hello 12345"], 4125, folder / "spm.model")
     _write_old(folder)
@@ -164,3 +172,16 @@ def test_resume(files: Path, tmp_path: Path, name: str, data: st.DataObject) -> 
     ]
     path = tmp_path / name.replace("adapter.run", "out.run")
     ends_well(train, arguments, path, content)
+
+
+@examples(25)
+@given(data=st.data())
+@pytest.mark.parametrize("name", GPTQ)
+def test_gptq(files: Path, tmp_path: Path, name: str, data: st.DataObject) -> None:
+    path, output = files / name, tmp_path / "out"
+    _without(output)
+    arguments = [
+        *("--model", files / "wide", "--output", output, "--data", files / "train.json"),
+        *("--group-size", "32", "--samples", "4"),
+    ]
+    ends_well(gptq, arguments, path, data.draw(mutated(path.read_bytes())))
