@@ -37,11 +37,9 @@ def set_environment(settings: Settings, placement: Placement) -> None:
 
 def number_format(settings: Settings) -> NumberFormat:
     """The `dtype` for vLLM; the log says what `auto` means on a CPU."""
-    from vllm.platforms import current_platform
-
     if settings.dtype != "auto":
         return NumberFormat(settings.dtype, "set by --dtype")
-    if not current_platform.is_cpu():
+    if not _platform().is_cpu():
         return NumberFormat("auto", "as stored, 16 bits for float32")
     chosen = on_cpu(settings.model, settings.cpu_kvcache_gib)
     level = logging.WARNING if chosen.is_slow else logging.INFO
@@ -52,13 +50,13 @@ def number_format(settings: Settings) -> NumberFormat:
 def engine_args(settings: Settings, placement: Placement, dtype: str) -> dict[str, Any]:
     """Arguments of vLLM's AsyncEngineArgs, by its own names; `dtype` is number_format's."""
     from vllm.config import StructuredOutputsConfig
-    from vllm.platforms import current_platform
 
     length, gpus = settings.max_model_len, settings.tensor_parallel_size
-    cpu = current_platform.is_cpu()
+    platform = _platform()
+    cpu = platform.is_cpu()
     if not cpu:
         _refuse_float32_adapters(settings)
-        _refuse_int8_on(current_platform, settings.model)
+        _refuse_int8_on(platform, settings.model)
     return {
         "model": str(settings.model),
         "served_model_name": settings.model_name,
@@ -89,6 +87,12 @@ def engine_args(settings: Settings, placement: Placement, dtype: str) -> dict[st
         **_lora_settings(settings),
         **settings.engine_args,
     }
+
+
+def _platform() -> Any:
+    from vllm.platforms import current_platform
+
+    return current_platform
 
 
 def _refuse_float32_adapters(settings: Settings) -> None:
