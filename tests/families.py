@@ -154,8 +154,11 @@ FAMILIES = {
 }
 
 
-def write_family(name: str, path: Path) -> Path:
-    """Write a random model directory of the family: float32 weights, tokenizer, template."""
+def write_family(name: str, path: Path, **sizes: Any) -> Path:
+    """Write a random model directory of the family: float32 weights, tokenizer, template.
+
+    `sizes` override its settings.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -163,7 +166,7 @@ def write_family(name: str, path: Path) -> Path:
     tokenizer = family_tokenizer(name)
     config = AutoConfig.for_model(
         family.kind,
-        **{key: v for key, v in (SIZES | family.settings).items() if v is not None},
+        **{key: v for key, v in (SIZES | family.settings | sizes).items() if v is not None},
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

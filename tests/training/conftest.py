@@ -36,6 +36,18 @@ def base_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path
     return path
 
 
+@pytest.fixture(scope="session")
+def wide_base(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """The same with rows of 64 weights and more, as NF4 needs."""
+    return wide_llama(tmp_path_factory.mktemp("wide"), tokenizer)
+
+
+def wide_llama(path: Path, tokenizer: Any, **sizes: Any) -> Path:
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 4140} | sizes
+    tokenizer.save_pretrained(path)
+    return tiny_llama(path, **sizes)
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, base_model: Path) -> Path:
     """LoRA on `base_model` in six updates of four samples; the adapter goes to tmp_path/adapter."""

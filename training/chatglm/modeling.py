@@ -36,8 +36,9 @@ def rotary(positions: torch.Tensor, head_dim: int, dtype: torch.dtype) -> Angles
     exact = torch.float32 if dtype == torch.float32 else torch.float16
     frequencies = (1.0 / 10000**steps).half().to(exact)
     angles = positions.to(exact).unsqueeze(-1) * frequencies  # [rows, 2, tokens, half / 2]
-    angles = torch.cat((angles, angles), dim=-1)
-    both = torch.cat((angles[:, 0], angles[:, 1]), dim=-1).unsqueeze(1)
+    with torch.autocast(positions.device.type, enabled=False):  # a CPU's knows no half
+        angles = torch.cat((angles, angles), dim=-1)
+        both = torch.cat((angles[:, 0], angles[:, 1]), dim=-1).unsqueeze(1)
     return both.cos().to(dtype), both.sin().to(dtype)
 
 

@@ -11,12 +11,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from training.errors import TrainingError
 from training.merge.job import MergeReport, WeightsFormat, merge
+from training.merge.learnt_on.late import dequantised_base
 from training.merge.quantisation import Quantisation, told
 from training.merge.verdict import PROMPTS, UnfaithfulMergeError
 from training.model_directory.hub import local_directory
@@ -50,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.quantize, clip=args.clip, ignore=args.ignore
         )
         wanted = WeightsFormat(args.dtype, args.max_shard_size, quantisation)
-        report = merge(base, adapters, args.output, wanted, prompts)
+        exact = args.into == "dequantised"
+        with dequantised_base(base, adapters, args.output) if exact else nullcontext(base) as into:
+            report = merge(into, adapters, args.output, wanted, prompts)
     except (TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, UnfaithfulMergeError) else 2
@@ -109,6 +113,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="dtype of the output's weights (default: each tensor's own)",
     )
     add_quantising(parser.add_argument, "--quantize")
+    _add_into(parser)
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -123,6 +128,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="verify on this text instead of the built-in ones; repeatable",
     )
     return parser.parse_args(argv)
+
+
+def _add_into(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--into",
+        choices=("base", "dequantised"),
+        default="base",
+        help="for adapters trained with quantization=nf4 or int8: into the base as it is, or into"
+        " what they were trained on, its quantised weights' values, which takes as much disk again"
+        " while it runs (default: %(default)s)",
+    )
 
 
 def add_quantising(add: Callable[..., object], name: str, **more: object) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from training.errors import TrainingError
 from training.files import write_aside
 from training.merge.composition import compose
+from training.merge.learnt_on.late import look, noted_losses
 from training.merge.merged_weights import Written, write_merged
 from training.merge.peft_adapter import LoraAdapter, read_adapter
 from training.merge.prefix_files import (
@@ -96,14 +97,16 @@ def merge(
         if prefix:
             changes |= config_changes(source, prefix)
             write_prefix(aside, source, prefix)
-        notes = source.notes + model.notes
+        learnt = look(source, adapters, model.parts)
+        notes = source.notes + model.notes + learnt.notes
         notes += copy_model_files(source, adapters, aside, changes, model.rows)
         written = write_merged(shards, model.parts, wanted.quantisation)
         _check_changed(loras, written)
         report = _report(shards, written, notes)
         report = _verified(report, base, loras, aside, prompts)
         used = [prefix] if prefix else loras
-        write_provenance(aside, base, used, written.sums, _details(report, wanted.dtype))
+        details = {**learnt.details, **_details(report, wanted.dtype)}
+        write_provenance(aside, base, used, written.sums, details)
     return report
 
 
@@ -118,7 +121,9 @@ def _verified(
         return report
     from training.merge.verify import verify  # late: a merge alone needs no torch
 
-    return replace(report, verdict=verify(base, loras, merged, report.dtype, prompts))
+    verdict = verify(base, loras, merged, report.dtype, prompts)
+    notes = noted_losses(base, [each.path for each in loras], merged, prompts)
+    return replace(report, verdict=verdict, notes=[*report.notes, *notes])
 
 
 def _check_changed(loras: Sequence[LoraAdapter], written: Written) -> None:

@@ -44,7 +44,7 @@ def copy_model_files(
     Raises TrainingError when the tokenizer needs more rows than there are, or tokenizer.json cannot
     be made from its tokenizer.model.
     """
-    notes = _write_data(_changed(base.config, changes), output / "config.json")
+    notes = _write_data(changed_config(base.config, changes), output / "config.json")
     source = next(filter(has_tokenizer, reversed(adapters)), base.path)
     tokens = read_tokens(source)
     check_vocabulary(source, tokens, rows)
@@ -67,7 +67,7 @@ def copy_model_files(
     return [*notes, f"{source} has no tokenizer: serving needs tokenizer.json in the model"]
 
 
-def _changed(config: JsonObject, changes: JsonObject) -> dict[str, Any]:
+def changed_config(config: JsonObject, changes: JsonObject) -> dict[str, Any]:
     """The config with `changes`; one that nests its language model's settings has them there."""
     changes = dict(changes)
     if dtype := changes.pop("dtype", None):

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
-from training.files import JsonObject, sha256, write_json
+from training.files import JsonObject, read_optional_json, sha256, write_json
 from training.model_directory.hub import public_name, weights_sums
 
 PROVENANCE = "provenance.json"
@@ -46,6 +46,16 @@ def write_provenance(
         "sha256": hashlib.sha256(listing.encode()).hexdigest(),
     }
     write_json(output / PROVENANCE, provenance)
+
+
+def add_files(output: Path, **changes: object) -> None:
+    """Sum up in provenance.json, if `output` has one, what was put beside; make other `changes`."""
+    provenance = read_optional_json(output / PROVENANCE)
+    if not provenance:
+        return
+    (output / PROVENANCE).unlink()
+    provenance["other_files"] = _other_sums(output, provenance["files"])
+    write_json(output / PROVENANCE, {**provenance, **changes})
 
 
 def _other_sums(output: Path, weights: Mapping[str, str]) -> dict[str, str]:

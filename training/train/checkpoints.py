@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 
 from training.errors import TrainingError
 from training.files import read_json, sha256, write_aside, write_json
-from training.train.adapters import TunedModel, trainable, write_adapter
-from training.train.distributed import Processes, assign, whole
+from training.train.distributed import Processes, assign, gather
+from training.train.methods.adapters import TunedModel, trainable, write_adapter
 from training.train.record import find_checkpoints
 
 STATE = "state.pt"
@@ -56,11 +56,8 @@ def save(
     Every process must call this; the first one writes.
     """
     parameters = trainable(model)
-    weights = {name: whole(p) for name, p in parameters.items()}
-    moments = {
-        name: {key: whole(value) for key, value in optimizer.state[p].items()}
-        for name, p in parameters.items()
-    }
+    weights = gather(parameters, processes)
+    moments = {name: gather(optimizer.state[p], processes) for name, p in parameters.items()}
     if processes.first:
         with write_aside(folder / f"checkpoint-{progress.update}", durable=True) as aside:
             write_adapter(model, weights, aside)
@@ -138,8 +135,7 @@ def load(
     _assign_weights(parameters, state["weights"])
     for name, p in parameters.items():
         optimizer.state[p] = {
-            key: _like(p, value) if value.shape == p.shape else value
-            for key, value in state["optimizer"][name].items()
+            key: _restored(p, value) for key, value in state["optimizer"][name].items()
         }
     scaler.load_state_dict(state["scaler"])
     _restore_ranks(model, state["ranks"])
@@ -173,7 +169,9 @@ def _remove(folders: Iterable[Path]) -> None:
 
 def _read(checkpoint: Path) -> dict[str, Any]:
     try:
-        state: Any = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+        state: Any = torch.load(
+            checkpoint / STATE, map_location="cpu", weights_only=True, mmap=True
+        )
     except Exception as error:  # torch raises what unpickling damaged bytes happens to raise
         raise TrainingError(f"cannot read {checkpoint / STATE}: {error}") from error
     if not isinstance(state, dict) or not state.keys() >= PARTS:
@@ -186,6 +184,15 @@ def _assign_weights(
 ) -> None:
     for name, p in parameters.items():
         assign(p, weights[name])
+
+
+def _restored(parameter: torch.Tensor, value: Any) -> Any:
+    """A moment laid out as the parameter; a count, a moment in 8 bits or its scales as they are."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.shape == parameter.shape and value.is_floating_point():
+        return _like(parameter, value)
+    return value.to(parameter.device, copy=True)
 
 
 def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -20,46 +20,16 @@ from training.data.settings import DataConfig, Mode, Section
 from training.errors import TrainingError
 from training.files import read_text
 from training.model_directory.templates import read_template
-
-Targets = Literal["all-linear"] | list[str]
-
+from training.train.methods.settings import (
+    AdaLoraSettings,
+    FullSettings,
+    LoraSettings,
+    MethodSettings,
+    PrefixSettings,
+)
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-
-
-class LoraSettings(Section):
-    """Low-rank adapters (Hu et al., arXiv:2106.09685), as peft's LoraConfig understands them."""
-
-    r: int = Field(8, ge=1)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    targets: Targets = "all-linear"
-    modules_to_save: list[str] = Field([])
-    rslora: bool = False
-    dora: bool = False
-
-
-class AdaLoraSettings(Section):
-    """LoRA whose ranks shrink where they matter least (Zhang et al., arXiv:2303.10512)."""
-
-    init_r: int = Field(12, ge=1)
-    target_r: int = Field(8, ge=1)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    targets: Targets = "all-linear"
-    modules_to_save: list[str] = Field([])
-    tinit: int = Field(0, ge=0, description="updates before ranks begin to shrink")
-    tfinal: int = Field(0, ge=0, description="last updates, with the ranks that are left")
-    delta_t: int = Field(1, ge=1, description="updates between two decisions on ranks")
-    orth_reg_weight: float = Field(0.5, ge=0, description="weight of the orthogonality loss")
-
-
-class PrefixSettings(Section):
-    """Trained keys and values before every layer's own (Li and Liang, arXiv:2101.00190)."""
-
-    tokens: int = Field(128, ge=1, description="length of the prefix")
-    projection: bool = Field(False, description="train it through a two-layer network")
-    projection_size: int | None = Field(None, ge=1, description="its hidden size; null: the base's")
+METHODS = ("lora", "adalora", "prefix", "full")
 
 
 class OptimSettings(Section):
@@ -99,6 +69,9 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the base; auto: what this machine is fastest at and has memory for"
     )
+    quantization: Literal["nf4", "int8"] | None = Field(
+        None, description="of the frozen base's linear layers, 4 or 8 bits a weight (QLoRA)"
+    )
     seed: int = Field(42, ge=0)
     gradient_checkpointing: bool = Field(False, description="less memory, more computing")
     parallel: Literal["ddp", "fsdp"] = Field(
@@ -116,6 +89,7 @@ class TrainConfig(Section):
     lora: LoraSettings | None = None
     adalora: AdaLoraSettings | None = None
     prefix: PrefixSettings | None = None
+    full: FullSettings | None = None
     optim: OptimSettings
 
     @field_validator("template")
@@ -129,15 +103,27 @@ class TrainConfig(Section):
         return template
 
     @property
-    def adapter_sections(self) -> dict[str, LoraSettings | AdaLoraSettings | PrefixSettings]:
+    def methods(self) -> dict[str, MethodSettings]:
         """The sections that say what to train, by name; once checked there is one."""
-        sections = {"lora": self.lora, "adalora": self.adalora, "prefix": self.prefix}
+        sections = {name: getattr(self, name) for name in METHODS}
         return {name: section for name, section in sections.items() if section}
+
+    @property
+    def saved_whole(self) -> list[str]:
+        """Modules that an adapter trains and holds whole."""
+        settings = self.lora or self.adalora
+        return settings.modules_to_save if settings else []
+
+    @property
+    def dropout(self) -> float:
+        """Of an adapter's inputs."""
+        settings = self.lora or self.adalora
+        return settings.dropout if settings else 0.0
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if len(self.adapter_sections) != 1:
-            raise ValueError("set exactly one of the sections 'lora', 'adalora' and 'prefix'")
+        if len(self.methods) != 1:
+            raise ValueError(f"set exactly one of the sections {', '.join(METHODS)}")
         return self
 
     @model_validator(mode="after")
@@ -154,10 +140,40 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _can_be_shared_out(self) -> Self:
-        if self.parallel == "fsdp" and not self.lora:
-            raise ValueError("parallel=fsdp trains LoRA only: use parallel=ddp")
-        if self.parallel == "fsdp" and self.precision == "fp16":
-            raise ValueError("parallel=fsdp has no loss scaling for fp16: use precision=bf16")
+        refusals = self._not_shared_out() if self.parallel == "fsdp" else {}
+        for remedy, refused in refusals.items():
+            if refused:
+                raise ValueError(f"parallel=fsdp {remedy}")
+        return self
+
+    def _not_shared_out(self) -> dict[str, bool]:
+        eight_bits = self.full is not None and self.full.optimizer == "adamw8bit"
+        return {
+            "trains LoRA and full only: use parallel=ddp": not (self.lora or self.full),
+            "has no loss scaling for fp16: use precision=bf16": self.precision == "fp16",
+            "cannot share out quantised weights (FSDP2 gives wrong forward passes or NaN): use"
+            " parallel=ddp, where every process holds the small base whole, or quantization=null": (
+                self.quantization is not None
+            ),
+            "shares the optimiser's state out, which adamw8bit cannot: use full.optimizer=adamw, or"
+            " parallel=ddp": eight_bits,
+        }
+
+    @model_validator(mode="after")
+    def _can_be_quantised(self) -> Self:
+        if self.quantization and self.full:
+            raise ValueError(
+                "quantization freezes the base's weights, which full trains: set one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_lengths(self) -> Self:
+        if self.quantization == "int8" and self.lora and self.lora.dora:
+            raise ValueError(
+                "lora.dora needs the length of the base's rows, which peft cannot take from int8:"
+                " use quantization=nf4, or lora.dora=false"
+            )
         return self
 
 

@@ -1,9 +1,9 @@
 """One process or many, as torchrun starts them: who am I, and how the model is shared."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -107,6 +107,16 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor on the CPU, gathered when it is sharded: every process must call this."""
     gather = getattr(tensor, "full_tensor", None)
     return (gather() if gather else tensor).detach().cpu()
+
+
+def gather(values: Mapping[str, Any], processes: Processes) -> dict[str, Any]:
+    """`values` whole and on the CPU, in the first process; nothing in others, which call it too."""
+    kept = {}
+    for name, value in values.items():
+        one = whole(value) if isinstance(value, torch.Tensor) else value
+        if processes.first:
+            kept[name] = one
+    return kept
 
 
 def assign(target: torch.Tensor, value: torch.Tensor) -> None:

@@ -16,9 +16,9 @@ from training.data.batches import micro_batches
 from training.errors import TrainingError
 from training.threads import Threads
 from training.train import checkpoints
-from training.train.adapters import orthogonality
 from training.train.checkpoints import RunProgress
 from training.train.loss import answer_tokens, evaluate
+from training.train.methods.adapters import orthogonality
 from training.train.setup import Run
 
 

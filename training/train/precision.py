@@ -12,11 +12,18 @@ from pathlib import Path
 import torch
 
 from training.cgroups import ROOT, available_memory, read
+from training.model_directory.directory import is_end
 from training.train.config import TrainConfig
+from training.weights.blockwise import QUANTISED
 from training.weights.directory import read_model
 
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's
 WORKING_MEMORY = 4 * 2**30  # bytes: libraries, activations, the adapter and its optimiser
+
+
+def dtype_of(config: TrainConfig) -> torch.dtype:
+    """What the decided precision of `config` is in torch."""
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
 
 
 def decide(config: TrainConfig) -> tuple[str, str]:
@@ -25,7 +32,7 @@ def decide(config: TrainConfig) -> tuple[str, str]:
     Raises TrainingError when the base's weights cannot be read.
     """
     if config.precision == "auto":
-        precision, reason = choose(config.model, config.parallel)
+        precision, reason = choose(config.model, config.parallel, config.quantization)
         return precision, f"precision {precision}: {reason}"
     if slow(config.precision):
         return config.precision, (
@@ -35,13 +42,13 @@ def decide(config: TrainConfig) -> tuple[str, str]:
     return config.precision, f"precision {config.precision}"
 
 
-def choose(model: Path, parallel: str) -> tuple[str, str]:
+def choose(model: Path, parallel: str, quantization: str | None = None) -> tuple[str, str]:
     """fp32, bf16 or fp16 for the base in `model`, and the reason.
 
     Raises TrainingError when the weights cannot be read.
     """
     if not torch.cuda.is_available():
-        return on_cpu(model)
+        return on_cpu(model, quantization=quantization)
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16", "this GPU has bf16 instructions"
     if parallel == "fsdp":  # which has no loss scaling
@@ -49,12 +56,13 @@ def choose(model: Path, parallel: str) -> tuple[str, str]:
     return "fp16", "this GPU has no bf16 instructions"
 
 
-def on_cpu(model: Path, root: Path = ROOT) -> tuple[str, str]:
+def on_cpu(model: Path, root: Path = ROOT, *, quantization: str | None = None) -> tuple[str, str]:
     """The same without a GPU; `root` holds proc and sys."""
     if _has_bf16(root):
         return "bf16", "this processor has bf16 instructions"
-    sizes = f"fp32 needs {_need(model) / 1e9:.1f} GB of {available_memory(root) / 1e9:.1f} GB"
-    if _need(model) <= available_memory(root):
+    need, available = _need(model, quantization), available_memory(root)
+    sizes = f"fp32 needs {need / 1e9:.1f} GB of {available / 1e9:.1f} GB"
+    if need <= available:
         return "fp32", f"this processor has no bf16 instructions; {sizes}"
     return "bf16", f"{sizes}; this processor has no bf16 instructions, so it will be slow"
 
@@ -64,10 +72,14 @@ def slow(precision: str, root: Path = ROOT) -> bool:
     return precision == "bf16" and not torch.cuda.is_available() and not _has_bf16(root)
 
 
-def _need(model: Path) -> float:
-    """Bytes that this machine's processes take with the base in fp32."""
-    numbers = sum(prod(tensor.shape) for tensor in read_model(model).values())
-    return (numbers * 4 + WORKING_MEMORY) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+def _need(model: Path, quantization: str | None) -> float:
+    """Bytes that this machine's processes take with the base in fp32, or quantised from it."""
+    matrices = QUANTISED.get(str(quantization), 4)
+    size = sum(
+        prod(tensor.shape) * (4 if is_end(name) or len(tensor.shape) < 2 else matrices)
+        for name, tensor in read_model(model).items()
+    )
+    return (size + WORKING_MEMORY) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _has_bf16(root: Path) -> bool:

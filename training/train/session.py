@@ -13,6 +13,7 @@ import torch
 from torch.distributed import all_gather_object
 from transformers import PreTrainedTokenizerBase
 
+from training.cgroups import available_memory
 from training.data.batches import Dataset
 from training.data.collate import EncodedSample, features
 from training.data.messages import Row
@@ -20,11 +21,12 @@ from training.data.mixture import Part
 from training.data.settings import FileRows, Source
 from training.errors import TrainingError, refuse
 from training.files import write_aside
+from training.merge.learnt_on.layers import build_class
 from training.model_directory.directory import ModelDirectory, read_model_directory
+from training.model_directory.provenance import add_files
 from training.progress import Meter
 from training.rendering.conversation import Rendering
 from training.rendering.tokenizer import load_tokenizer
-from training.train.adapters import trainable, write_adapter
 from training.train.checkpoints import (
     RunProgress,
     load_weights,
@@ -33,11 +35,14 @@ from training.train.checkpoints import (
     set_broken_aside,
 )
 from training.train.config import TrainConfig
-from training.train.distributed import Processes, join, whole
+from training.train.distributed import Processes, gather, join
 from training.train.logbook import plot_losses
 from training.train.loop import evaluation_loss, fit
+from training.train.methods.adapters import trainable, write_adapter
+from training.train.methods.full import write_model
+from training.train.methods.memory import estimate, report
 from training.train.precision import decide
-from training.train.rank import is_first
+from training.train.rank import from_torchrun, is_first
 from training.train.record import INPUTS, Inputs, run_directory, write_record
 from training.train.setup import Run, build_run
 
@@ -60,6 +65,7 @@ def run_to_end(
     _print_once(line)
     config = config.model_copy(update={"precision": settings["precision"]})
     tokenizer, datasets = _encode(config, rows)
+    _print_once(_describe_need(config, datasets["train"]))
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     with join() as processes, _remedy_for_memory():
         if processes.first:
@@ -71,6 +77,14 @@ def run_to_end(
         fit(run, progress)
         run.logbook.close()
         _finish(run, progress, tokenizer, record)
+
+
+def _describe_need(config: TrainConfig, data: Dataset) -> str:
+    """By formula, beside what the machine has free: of a GPU's for each process, else of all."""
+    need = estimate(config, build_class(config.model), data.samples, from_torchrun("WORLD_SIZE", 1))
+    if torch.cuda.is_available():
+        return report(need, torch.cuda.mem_get_info(from_torchrun("LOCAL_RANK"))[0], 1)
+    return report(need, available_memory(), from_torchrun("LOCAL_WORLD_SIZE", 1))
 
 
 def confirm_finished(config: TrainConfig) -> None:
@@ -114,15 +128,21 @@ def _finish(
 ) -> None:
     """Write the output: the last weights, or with keep_best those of the lowest loss."""
     _conclude(run, progress)
-    weights = {name: whole(p) for name, p in trainable(run.model).items()}
+    weights = gather(trainable(run.model), run.processes)
     if run.processes.first:
         with write_aside(run.config.output, durable=True) as aside:
-            write_adapter(run.model, weights, aside)
-            tokenizer.save_pretrained(str(aside))
+            trained = aside / ".trained" if run.config.full else aside
+            trained.mkdir(exist_ok=True)
+            write_adapter(run.model, weights, trained)
+            tokenizer.save_pretrained(str(trained))
+            if run.config.full:
+                write_model(run.config, weights, trained, aside)
             shutil.copy(record, aside)
             shutil.copy(record.with_name(INPUTS), aside)
             plot_losses(run.logbook.entries, aside / "loss.png")
-        print(f"adapter written to {run.config.output}")
+            add_files(aside)
+        what = "model" if run.config.full else "adapter"
+        print(f"{what} written to {run.config.output}")
     run.processes.wait()
 
 

@@ -21,12 +21,16 @@ from training.data.mixture import Mixture
 from training.errors import TrainingError
 from training.progress import hide_transformers_bars
 from training.train import checkpoints
-from training.train.adapters import TunedModel, add_adapter, count_parameters, trainable
 from training.train.checkpoints import RunProgress
-from training.train.config import OptimSettings, TrainConfig
+from training.train.config import TrainConfig
 from training.train.distributed import Processes
 from training.train.logbook import Logbook
 from training.train.loss import AnswerLoss, keeps_logits
+from training.train.methods.adapters import TunedModel, add_adapter, count_parameters, trainable
+from training.train.methods.full import check_full
+from training.train.methods.optimizer import build_optimizer
+from training.train.methods.quantised_base import describe_memory, loading_arguments, prepare
+from training.train.precision import dtype_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def build_run(
     order = _order(config, datasets["train"], processes)
     torch.manual_seed(config.seed)  # the adapter's first weights
     model, wrapped = _model(config, order.updates, processes)
-    optimizer = _optimizer(model, config.optim)
+    optimizer = build_optimizer([*trainable(model).values()], config)
     scaler = GradScaler(processes.device.type, enabled=config.precision == "fp16")
     checkpoint = checkpoints.newest(folder)
     progress = (
@@ -71,12 +75,11 @@ def build_run(
     lost = checkpoints.forget_lost_best(folder, progress) if config.keep_best else None
     if lost and processes.first:
         print(f"warning: {lost}")
-    autocast = _autocast(config, processes)
     run = Run(
         config=config,
         folder=folder,
         model=model,
-        loss=AnswerLoss(wrapped, keeps_logits(model.get_base_model()), autocast),
+        loss=AnswerLoss(wrapped, keeps_logits(model.get_base_model()), autocast(config, processes)),
         optimizer=optimizer,
         scheduler=_schedule(config, optimizer, order.updates, progress.update),
         scaler=scaler,
@@ -125,9 +128,13 @@ def _load_model(
     hide_transformers_bars(shown=processes.first)
     if config.precision == "fp16" and processes.device.type == "cpu":
         raise TrainingError("precision=fp16 needs a GPU; use fp32 or bf16 on this machine")
-    model = add_adapter(load_base(config), config, updates)
+    check_full(config)
+    base = load_base(config)
+    prepare(base, config, processes.device)
+    lines = describe_memory(base, config)
+    model = add_adapter(base, config, updates)
     if processes.first:
-        print(count_parameters(model))
+        print(*lines, count_parameters(model), sep="\n")
     wrapped = processes.wrap(model, config.parallel)
     model.train()
     return model, wrapped
@@ -153,12 +160,15 @@ def load_base(config: TrainConfig) -> PreTrainedModel:
 
 
 def _from_pretrained(config: TrainConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
+    dtype = torch.float32 if config.full else dtype_of(config)  # what trains is fp32 from the files
+    quantising = loading_arguments(config, dtype)
     try:
         base, report = AutoModelForCausalLM.from_pretrained(
             str(config.model),
-            dtype=_dtype(config),
+            dtype=dtype,
             trust_remote_code=False,
             output_loading_info=True,
+            **quantising,
         )
     except (torch.OutOfMemoryError, MemoryError):
         raise
@@ -170,22 +180,13 @@ def _from_pretrained(config: TrainConfig) -> tuple[PreTrainedModel, dict[str, An
     return base, report
 
 
-def _dtype(config: TrainConfig) -> torch.dtype:
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
-
-
-def _autocast(
+def autocast(
     config: TrainConfig, processes: Processes
 ) -> Callable[[], AbstractContextManager[object]]:
+    """What the forward pass runs under."""
     if config.precision == "fp32":
         return nullcontext
-    return partial(torch.autocast, processes.device.type, _dtype(config))
-
-
-def _optimizer(model: Module, optim: OptimSettings) -> AdamW:
-    """AdamW in one kernel, which saves a tenth of a small model's update."""
-    parameters = trainable(model).values()
-    return AdamW(parameters, optim.lr, weight_decay=optim.weight_decay, fused=True)
+    return partial(torch.autocast, processes.device.type, dtype_of(config))
 
 
 def _schedule(config: TrainConfig, optimizer: Optimizer, updates: int, done: int) -> LambdaLR:

@@ -88,6 +88,13 @@ def test_p_tuning_learns_in_little_memory_and_is_written_folded(
         assert torch.equal(tensor, weights(base)[name])
 
 
+@pytest.mark.parametrize("method", ["lora={r: 16}", "prefix={tokens: 6}", "full={}"])
+def test_it_learns_in_bf16(recipe: Path, base: Path, method: str) -> None:
+    settings = ["lora=null", method, "precision=bf16", "optim.lr=1e-2"]
+    _, first, last = trained(recipe, base, *settings)
+    assert last < first
+
+
 def test_packing_is_refused(recipe: Path, base: Path) -> None:
     with pytest.raises(TrainingError, match=r"cannot be packed: use data\.batching=grouped"):
         trained(recipe, base, "data.batching=packed")

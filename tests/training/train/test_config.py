@@ -52,7 +52,7 @@ def test_a_learning_rate_without_a_dot_is_a_number(tmp_path: Path) -> None:
         (GOOD, ["optim.epochs=2"], ["exactly one of 'steps' and 'epochs'"]),
         (GOOD.replace("model: base\n", ""), [], ["recipe.yaml:1", "model", "required"]),
         (GOOD.replace("lora: {}\n", ""), [], ["recipe.yaml:1", "exactly one of the sections"]),
-        (GOOD, ["prefix.tokens=4"], ["exactly one of the sections 'lora', 'adalora' and 'prefix'"]),
+        (GOOD, ["prefix.tokens=4"], ["exactly one of the sections lora, adalora, prefix, full"]),
         (GOOD, ["keep_best=true"], ["keep_best and patience need eval_every and data.eval"]),
         (GOOD, ["patience=2", "eval_every=5"], ["need eval_every and data.eval"]),
         (PREFIX, ["data.batching=packed"], ["use data.batching=grouped"]),

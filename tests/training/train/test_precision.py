@@ -43,6 +43,16 @@ def test_what_has_no_room_in_fp32_is_told_with_the_numbers(
     assert f"fp32 needs {4.3 * processes:.1f} GB of 6.4 GB" in reason
 
 
+@pytest.mark.parametrize("quantization", [None, "nf4", "int8"])
+def test_a_quantised_base_needs_less_for_fp32(tmp_path: Path, quantization: str | None) -> None:
+    model = tiny_llama(tmp_path / "model", hidden_size=1024, intermediate_size=8192)
+    root = machine(tmp_path / "root", AVX2)
+    free = 4 * 2**30 + 120_000_000  # beside 222 MB of linear layers in fp32
+    (root / "proc/meminfo").write_text(f"MemAvailable: {free // 1024} kB\n")
+    chosen, _ = on_cpu(model, root, quantization=quantization)
+    assert chosen == ("fp32" if quantization else "bf16")
+
+
 @pytest.mark.parametrize(
     ("has_bf16", "parallel", "wanted"),
     [

@@ -20,20 +20,22 @@ SHORT = {
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_trains_a_few_updates(
-    path: Path, recipe: Path, base_model: Path, tmp_path: Path
+    path: Path, recipe: Path, wide_base: Path, tmp_path: Path
 ) -> None:
-    data, template = tmp_path / "train.json", "llama"
-    if path.stem in ("chatglm_lora", "chatglm_ptuning"):
-        base_model, template = converted_base(tmp_path / "chatglm"), "null"
+    base, data, template = wide_base, tmp_path / "train.json", "llama"
+    if path.stem.startswith("chatglm_"):
+        base, template = converted_base(tmp_path / "chatglm"), "null"
     changes = {
         **SHORT,
-        **{"model": base_model, "output": tmp_path / "adapter"},
+        **{"model": base, "output": tmp_path / "adapter"},
         **{"data.train": data, "data.eval": data, "template": template},
     }
-    if load_config(path, []).adalora:
+    settings = load_config(path, [])
+    if settings.adalora:
         changes |= {"adalora.tinit": "1", "adalora.tfinal": "1", "adalora.delta_t": "1"}
     train(load_config(path, [f"{key}={value}" for key, value in changes.items()]))
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    written = "model.safetensors" if settings.full else "adapter_model.safetensors"
+    assert (tmp_path / "adapter" / written).is_file()
     lines = (tmp_path / "adapter.run" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["update"] for line in lines if '"loss"' in line] == [1, 2, 3]
     assert [json.loads(line)["update"] for line in lines if "eval_loss" in line] == [2, 3]

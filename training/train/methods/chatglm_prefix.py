@@ -1,27 +1,25 @@
 """ChatGLM-6B with a prefix to train, saved in the form that peft gives prefixes of other models."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 from transformers import PreTrainedModel
 
 from training.chatglm.prefix import Prefix
 from training.files import write_json
-from training.train.config import PrefixSettings
+from training.train.methods.settings import PrefixSettings
+from training.train.methods.tuned_base import TunedBase
 
 
-class PrefixTunedModel(nn.Module):
-    """Stands where a peft model stands for other models. Only the prefix trains.
+class PrefixTunedModel(TunedBase):
+    """ChatGLM-6B of which only the prefix trains.
 
     peft's own would shift the text's positions by the prefix's length, which ChatGLM does not.
     """
 
     def __init__(self, base: PreTrainedModel, settings: PrefixSettings) -> None:
-        super().__init__()
-        base.requires_grad_(False)
+        super().__init__(base)
         config = base.config
         inner = settings.projection_size or config.hidden_size
         base.transformer.prefix = Prefix(
@@ -31,15 +29,6 @@ class PrefixTunedModel(nn.Module):
             config.head_dim,
             inner if settings.projection else None,
         )
-        self.base_model = base
-
-    def get_base_model(self) -> PreTrainedModel:
-        """The model inside, as peft names it."""
-        return self.base_model
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own."""
-        return self.base_model(*args, **kwargs)
 
     def save_pretrained(self, folder: str, **_: object) -> None:
         """Write adapter_config.json and the prefix, folded: `prompt_embeddings` [P, 2·L·hidden]."""

@@ -21,13 +21,18 @@ from training.merge.composition import check_fits
 from training.merge.peft_adapter import ADAPTER_CONFIG, assemble
 from training.merge.peft_settings import check_settings
 from training.model_directory.directory import read_model_directory
-from training.train.chatglm_prefix import PrefixTunedModel
-from training.train.config import AdaLoraSettings, LoraSettings, PrefixSettings, TrainConfig
+from training.train.config import TrainConfig
+from training.train.methods.chatglm_prefix import PrefixTunedModel
+from training.train.methods.full import FullModel
+from training.train.methods.quantised_base import elements, learnt_on
+from training.train.methods.settings import AdaLoraSettings, LoraSettings, PrefixSettings
+from training.train.methods.tuned_base import heads_of_keys
+from training.train.precision import dtype_of
 from training.weights.safetensors_stream import StoredTensor
 from training.weights.torch_files import CODES
 
-TunedModel: TypeAlias = PeftModel | PrefixTunedModel
-"""A base with its adapter: peft's, or our own for ChatGLM-6B's prefixes."""
+TunedModel: TypeAlias = PeftModel | PrefixTunedModel | FullModel
+"""A base with its adapter: peft's, or our own for ChatGLM-6B's prefixes; or a base that trains."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,15 @@ class ParameterCount:
 def add_adapter(model: PreTrainedModel, config: TrainConfig, updates: int) -> TunedModel:
     """Wrap `model` as a peft model whose adapter, in fp32, is all that trains.
 
+    Without an adapter it is the base itself that trains, or parts of it.
     Raises TrainingError when the targets name nothing in the model, the settings do not fit
     `updates`, the length of the run, or what comes out could not be merged into the base.
     """
     if config.prefix and model.config.model_type == "chatglm_6b":
         return PrefixTunedModel(model, config.prefix)
-    (section,) = config.adapter_sections
+    if config.full:
+        return FullModel(model, config.full, dtype_of(config))
+    (section,) = config.methods
     try:
         wrapped = get_peft_model(model, _peft_config(model, config, updates))
     except ValueError as error:
@@ -87,17 +95,16 @@ def _stored(path: Path, name: str, tensor: torch.Tensor) -> StoredTensor:
 def _peft_config(
     model: PreTrainedModel, config: TrainConfig, updates: int
 ) -> LoraConfig | PrefixTuningConfig:
-    (settings,) = config.adapter_sections.values()
-    if isinstance(settings, LoraSettings):
-        return _lora(settings)
-    if isinstance(settings, AdaLoraSettings):
-        return _adalora(settings, updates)
+    if config.lora:
+        return _lora(config.lora)
+    if config.adalora:
+        return _adalora(config.adalora, updates)
     if config.gradient_checkpointing:
         raise TrainingError(
             "gradient_checkpointing recomputes without peft's prefix: switch it off"
             " (ChatGLM-6B's prefixes can be trained with it)"
         )
-    return _prefix(settings, model.config.get_text_config())
+    return _prefix(config.prefix or PrefixSettings(), model.config.get_text_config())
 
 
 def _linear_names(model: Module) -> list[str]:
@@ -136,8 +143,7 @@ def _shared(settings: LoraSettings | AdaLoraSettings) -> dict[str, object]:
 
 def _prefix(settings: PrefixSettings, base: PreTrainedConfig) -> PrefixTuningConfig:
     # Spelt out: peft takes the head size for hidden_size / heads, which is not so for every model.
-    heads = getattr(base, "num_key_value_heads", None) or base.num_attention_heads
-    head_size = getattr(base, "head_dim", None) or base.hidden_size // base.num_attention_heads
+    heads, head_size = heads_of_keys(base)
     return PrefixTuningConfig(
         task_type="CAUSAL_LM",
         num_virtual_tokens=settings.tokens,
@@ -156,15 +162,20 @@ def trainable(model: Module) -> dict[str, Parameter]:
 
 
 def count_parameters(model: Module) -> ParameterCount:
-    """Trainable parameters, and those of the model that the adapter was put on."""
+    """Trainable parameters, and those of the model that trains or that the adapter was put on."""
     mine = sum(p.numel() for p in trainable(model).values())
-    total = sum(p.numel() for p in model.parameters())
-    return ParameterCount(mine, total - mine)
+    total = sum(elements(p) for p in model.parameters())
+    return ParameterCount(mine, total if isinstance(model, FullModel) else total - mine)
 
 
 def write_adapter(model: TunedModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """Write config and weights as peft loads them; `weights` are the whole trainable tensors."""
+    """Write config and weights as peft loads them; `weights` are the whole trainable tensors.
+
+    What the base was quantised to goes beside them.
+    """
     model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
+    if quantisation := learnt_on(model.get_base_model()):
+        quantisation.write(folder)
 
 
 def orthogonality(model: Module) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Adapters that were learnt on a quantised base, and what becomes of that when they are merged."""

@@ -1,0 +1,1 @@
+"""What trains: adapters on a frozen base, or the base itself."""
