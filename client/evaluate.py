@@ -1,42 +1,37 @@
-"""Answer a dev set, score the answers and write the report, in one go.
+r"""Answer a dev set, score the answers and write the report, in one go.
 
     python client/evaluate.py --gold dev.json --url http://localhost:8000 --folder evaluation
     python client/evaluate.py --gold dev.json --serve "python -m service --model DIR --port {port}"
+    python client/evaluate.py --gold dev.json --serve "python -m service --model {model} \
+        --port {port}" --model DIR --against DIR-int8
 
 Options that are not listed here go to predict_testset.py, such as --parameters and --api-key.
 The folder gets predictions.json, scores.json and report.html, where they are needed gold_rows.json
-and server.log. The same command goes on where it stopped.
+and server.log; what --against answers goes to a folder in it. The same command goes on where it
+stopped.
 """
 
 import argparse
-import os
-import shlex
-import signal
-import socket
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 if not __package__:  # run as a script, perhaps from a bare clone: find the package beside us
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from client.errors import ClientError, InputError, ends_with_code
+from client.errors import InputError, ends_with_code
 from client.pipes import run
 from client.post_generate_process import CONVERTERS
 from client.predict_testset import count, heed_signals, interrupt_notice, parse_job, report_missing
 from client.prediction.job import Job, predict
+from client.prediction.serving import served
 from client.promptcblue.gold import read_gold, read_predictions
 from client.report import report
 from client.rows import read_rows, refuse_overwriting, write_rows
 from client.score import print_scores, write_scores
 
-LOG_SHOWN = 2000  # characters of a server's log
-STOPS_WITHIN_S = 60.0
 NOT_HERE = {
     "--output": "all goes to --folder",
     "--input": "the rows are those of --gold",
@@ -44,29 +39,85 @@ NOT_HERE = {
 }
 
 
+@dataclass(frozen=True)
+class Serving:
+    """The command of a server to run as long as it is asked, in place of a job's URLs.
+
+    `model` stands for `{model}` in it, and so does in turn `against`, the directory of another
+    model that is to answer the same rows. Raises InputError where command and models do not fit.
+    """
+
+    command: str
+    model: str = ""
+    against: Path | None = None
+
+    def __post_init__(self) -> None:
+        self._refuse_half_a_command()
+        self._refuse_missing_folder()
+
+    def _refuse_half_a_command(self) -> None:
+        if ("{model}" in self.command) != bool(self.model):
+            raise InputError("--model is what {model} stands for in --serve: give both or none")
+        if self.against and not self.model:
+            raise InputError("--against needs --model, and {model} in the command of --serve")
+
+    def _refuse_missing_folder(self) -> None:
+        if self.against and not (self.against / "config.json").is_file():
+            raise InputError(
+                f"--against {self.against}: no model directory is there (it has no config.json). "
+                "python -m training.quantize writes the quantised form of one"
+            )
+
+
 def evaluate(
-    job: Job, *, serve: str | None = None, compare: Path | None = None, converter: str = "head"
-) -> dict[str, str]:
+    job: Job,
+    *,
+    serving: Serving | None = None,
+    compare: Path | None = None,
+    converter: str = "head",
+) -> int:
     """Answer `job.input`, score the answers and report them; all goes to `job.output`'s folder.
 
-    `serve` is the command of a server to run as long, in place of `job.urls`; should it end, an
-    interrupt stops the run, so that SIGINT must be heeded (`heed_signals`). Returns the missing
-    rows' reasons, as `predict` does: then nothing is scored. Raises ClientError.
+    Of two models, the second's scores come with their differences to the first's. SIGINT must be
+    heeded (`heed_signals`). Returns 1 where rows have no answer, after printing which: then nothing
+    is scored. Raises ClientError.
     """
-    folder = job.output.parent
     gold = read_gold(_part(job))  # what scoring would refuse is refused before hours of answering
     compared = [read_predictions(compare, gold)] if compare else []
-    serving = _serving(serve, folder / "server.log") if serve else nullcontext(job.urls)
-    with serving as urls, interrupt_notice():
-        missing = predict(replace(job, urls=urls))
-    if not missing:
-        page, scores = folder / "report.html", folder / "scores.json"
-        predictions = [read_predictions(job.output, gold), *compared]
-        results = report(gold, predictions, page, converter=converter)
-        write_scores(scores, results)
-        print_scores(results)
-        print(f"\n{page}, {scores}")
-    return missing
+    made = []
+    for each, model in _runs(job, serving):
+        if missing := _answer(each, serving, model):
+            return report_missing(missing, each)
+        made.append(read_predictions(each.output, gold))
+    page, scores = (job.output.with_name(name) for name in ("report.html", "scores.json"))
+    results = report(gold, [*made, *compared], page, converter=converter)
+    write_scores(scores, results)
+    print_scores(results)
+    print(f"\n{page}, {scores}")
+    return 0
+
+
+def _runs(job: Job, serving: Serving | None) -> Iterator[tuple[Job, str]]:
+    """The job of each model, told as it begins."""
+    if not serving or not serving.against:
+        yield job, serving.model if serving else ""
+        return
+    print(f"model 1 of 2: {serving.model}", flush=True)
+    yield job, serving.model
+    print(f"model 2 of 2: {serving.against}", flush=True)
+    folder = job.output.parent / f"against-{serving.against.resolve().name}"
+    _make(folder)
+    yield replace(job, output=folder / job.output.name, csv=None), str(serving.against)
+
+
+def _answer(job: Job, serving: Serving | None, model: str) -> Mapping[str, str]:
+    """Ask for the rows; the reasons of those that have no answer."""
+    if not serving:
+        with interrupt_notice():
+            return predict(job)
+    log = job.output.with_name("server.log")
+    with served(serving.command, log, model) as urls, interrupt_notice():
+        return predict(replace(job, urls=urls, waits=True))
 
 
 def _part(job: Job) -> Path:
@@ -74,10 +125,7 @@ def _part(job: Job) -> Path:
     rows = read_rows(job.input, "input", "target").rows
     chosen = job.selection.indices(rows)
     folder = job.output.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(f"cannot write {folder}: {problem.strerror}") from problem
+    _make(folder)
     if len(chosen) == len(rows):
         return job.input
     part = folder / "gold_rows.json"
@@ -86,49 +134,11 @@ def _part(job: Job) -> Path:
     return part
 
 
-@contextmanager
-def _serving(command: str, log: Path) -> Iterator[tuple[str, ...]]:
-    """The URL of a server that runs as long. Raises InputError when it ends before we do."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [word.replace("{port}", str(port)) for word in shlex.split(command)]
-    print(f"serving: {shlex.join(words)} (its log: {log})")
+def _make(folder: Path) -> None:
     try:
-        with log.open("wb") as file:
-            # in a group of its own: Ctrl-C is for us, who then stop it
-            server = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, process_group=0)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise InputError(f"cannot start {words[0]}: {problem.strerror}") from problem
-    stopping, ended = threading.Event(), list[int]()
-
-    def watch() -> None:
-        code = server.wait()
-        if not stopping.is_set():
-            ended.append(code)
-            os.kill(os.getpid(), signal.SIGINT)  # wherever the run is: it could wait for long
-
-    watcher = threading.Thread(target=watch)
-    try:
-        watcher.start()
-        yield (f"http://127.0.0.1:{port}",)
-    except (KeyboardInterrupt, ClientError):
-        if not ended:  # else its log says more
-            raise
-    finally:
-        stopping.set()
-        _signal(server, signal.SIGTERM)
-        watcher.join(STOPS_WITHIN_S)
-        _signal(server, signal.SIGKILL)  # what a shell has left running
-    if ended:
-        tail = log.read_text("utf-8", "replace")[-LOG_SHOWN:]
-        raise InputError(f"the server ended with exit code {ended[0]}; its log says:\n{tail}")
-
-
-def _signal(server: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-    """To the server and all that it has started."""
-    with suppress(ProcessLookupError):
-        os.killpg(server.pid, number)
+        raise InputError(f"cannot write {folder}: {problem.strerror}") from problem
 
 
 @ends_with_code
@@ -145,10 +155,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         selection=replace(predicted.selection, tasks=tuple(options.tasks), limit=options.limit),
     )
     heed_signals()
-    missing = evaluate(
-        job, serve=options.serve, compare=options.compare, converter=options.converter
-    )
-    return report_missing(missing, job)
+    serving = _serving(options)
+    return evaluate(job, serving=serving, compare=options.compare, converter=options.converter)
+
+
+def _serving(options: argparse.Namespace) -> Serving | None:
+    if options.serve:
+        return Serving(options.serve, options.model, options.against)
+    if options.model or options.against:
+        raise InputError("--model and --against need --serve, the command that serves each")
+    return None
 
 
 def _refuse_others_options(passed: Sequence[str]) -> None:
@@ -170,9 +186,12 @@ def _parser() -> argparse.ArgumentParser:
     where = parser.add_mutually_exclusive_group().add_argument
     where("--url", nargs="+", default=["http://localhost:8000"], help="where the servers listen")
     where("--serve", metavar="COMMAND", help="start this server first, and stop it in the end")
+    add("--model", metavar="DIR", default="", help="stands for {model} in --serve's command")
     add("--tasks", nargs="+", default=(), metavar="TASK", help="only these values of task_dataset")
     add("--limit", type=count, default=None, help="only the first rows of those")
-    add("--compare", type=Path, help="another model's predictions for the same rows")
+    other = parser.add_mutually_exclusive_group().add_argument
+    other("--compare", type=Path, help="another model's predictions for the same rows")
+    other("--against", type=Path, metavar="DIR", help="another model to serve after it and compare")
     add("--converter", choices=CONVERTERS, default="head", help="the official reading")
     return parser
 

@@ -43,6 +43,20 @@ def format_costs(result: Scores) -> str:
     return "\n".join([title, *(lines or ["nothing"])])
 
 
+def verdict(result: Scores) -> str:
+    """What the differences to the first file come to, in words."""
+    same = result.same_texts or 0
+    steps = result.differences
+    mean = steps.pop(result.label)
+    told = [f"{name} {step.value:+.2%}" for name, step in steps.items() if step.is_told_from_zero]
+    return "\n".join([
+        f"{result.predictions} against the first:",
+        f"{same} of {result.rows} answers ({same / result.rows:.1%}) are the same text",
+        f"{result.label}: {mean.value:+.2%} {mean.interval.text('+.1%')}, {mean.words}",
+        f"tasks with a difference distinguishable from zero: {', '.join(told) or 'none'}",
+    ])  # fmt: skip
+
+
 def _format_cost(label: str, score: Score) -> str:
     causes = ", ".join(f"{cause} {count}" for cause, count in score.failures.items())
     return f"{label:<14}{score.lenient:>8.2%} instead of {score.value:>7.2%}: {causes}"
@@ -80,6 +94,8 @@ def print_scores(results: Sequence[Scores]) -> None:
     print(table(results))
     for result in results:
         print(f"\n{format_costs(result)}")
+    for result in results[1:]:
+        print(f"\n{verdict(result)}")
 
 
 def write_scores(path: Path, results: Sequence[Scores]) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,9 @@ DEMO_INPUT = Path("build/demo/data/test.json")
 class Job:
     """One run: which rows, which servers, how hard to push them (times in seconds).
 
-    `transport` takes the place of the network, for an app in the same process.
+    `transport` takes the place of the network, for an app in the same process. `waits` says that
+    the servers begin with the run: they are waited for even where no row is left to ask, to see
+    that the model is still the one that answered.
     """
 
     urls: tuple[str, ...]
@@ -53,6 +55,7 @@ class Job:
     prompt_column: str = "input"
     csv: Path | None = None
     transport: httpx.AsyncBaseTransport | None = None
+    waits: bool = False
 
     @property
     def journal(self) -> Path:
@@ -146,8 +149,9 @@ async def _ask(
         settings = job.api_key, job.timeout, job.pace.connections, job.transport, adapters
         apis = [await stack.enter_async_context(Api(url, *settings)) for url in job.urls]
         if not questions.prompts:
-            for api in apis:
-                await _notice_other_model(api, journal)
+            if job.waits:
+                await first_ready(apis, job.pace.model_wait, progress.note)
+            await _notice_other_model(apis, journal)
             return {}
         dispatch = Dispatch(apis, questions, job.pace, record, progress)
         try:
@@ -155,21 +159,18 @@ async def _ask(
             journal.begin({**_facts(job, source), **served._asdict()})
             progress.start()
             missing = await dispatch.run(served)
-            for api in apis:  # an adapter may be another by now
-                await _notice_other_model(api, journal)
+            await _notice_other_model(apis, journal)  # an adapter may be another by now
             return missing
         except ServerGoneError as problem:
             unanswered = [row for row in questions.prompts if row not in journal.answers]
             return dict.fromkeys(unanswered, str(problem)) | dispatch.given_up
 
 
-async def _notice_other_model(api: Api, journal: Journal) -> None:
+async def _notice_other_model(apis: Sequence[Api], journal: Journal) -> None:
     """Refuse to pass old answers off as another model's; a server that is away is no matter."""
-    try:
-        served = await api.served()
-    except (TransientError, RefusedError):
-        return
-    journal.refuse_change(served._asdict())
+    for api in apis:
+        with suppress(TransientError, RefusedError):
+            journal.refuse_change((await api.served())._asdict())
 
 
 def _write_filled(job: Job, source: RowFile, chosen: Sequence[int], journal: Journal) -> list[Row]:

@@ -16,6 +16,18 @@ class Difference:
     value: float
     interval: Interval
 
+    @property
+    def is_told_from_zero(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return not self.interval.low <= 0 <= self.interval.high
+
+    @property
+    def words(self) -> str:
+        """What the interval allows to say; that no difference is seen proves none."""
+        if not self.is_told_from_zero:
+            return "not distinguishable from zero"
+        return f"distinguishable from zero: {'better' if self.value > 0 else 'worse'}"
+
     def as_json(self) -> Json:
         """As `--json` writes it."""
         return {"score": self.value, "interval": self.interval}
@@ -68,13 +80,17 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one file of predictions: `overall` is the mean over `tasks`."""
+    """Of one file of predictions: `overall` is the mean over `tasks`.
+
+    `same_texts` is how many of the answers are those of the first file, letter by letter.
+    """
 
     overall: Score
     tasks: Mapping[str, TaskScores]
     predictions: str
     converter: str
     seed: int
+    same_texts: int | None = None
 
     @property
     def label(self) -> str:
@@ -92,21 +108,30 @@ class Scores:
         scores = {name: task.score for name, task in sorted(self.tasks.items())}
         return scores | {self.label: self.overall}
 
-    def compared(self, first: "Scores") -> "Scores":
+    @property
+    def differences(self) -> dict[str, Difference]:
+        """Those to the first file, named as in `by_name`; of the first file itself none."""
+        scores = self.by_name.items()
+        return {name: each.difference for name, each in scores if each.difference}
+
+    def compared(self, first: "Scores", same_texts: int) -> "Scores":
         """The same with the differences to the first file, overall and for each task."""
         tasks = {
             name: replace(task, score=task.score.compared(first.tasks[name].score))
             for name, task in self.tasks.items()
         }
-        return replace(self, overall=self.overall.compared(first.overall), tasks=tasks)
+        overall = self.overall.compared(first.overall)
+        return replace(self, overall=overall, tasks=tasks, same_texts=same_texts)
 
     def as_json(self) -> Json:
         """As `--json` writes it."""
+        compared = {} if self.same_texts is None else {"same_texts": self.same_texts}
         return {
             "overall": self.overall.value,
             "interval": self.overall.interval,
             "tasks": {name: task.as_json() for name, task in self.tasks.items()},
             **self.overall.details(),
+            **compared,
             "predictions": self.predictions,
             "converter": self.converter,
             "seed": self.seed,

@@ -20,7 +20,13 @@ def score(
 ) -> list[Scores]:
     """The scores of each file; those after the first have the differences to the first."""
     first, *others = (_scores(gold, each, converter, seed) for each in predictions)
-    return [first, *(each.compared(first) for each in others)]
+    same = (_same_texts(predictions[0], each) for each in predictions[1:])
+    return [first, *(each.compared(first, count) for each, count in zip(others, same, strict=True))]
+
+
+def _same_texts(one: Predictions, other: Predictions) -> int:
+    texts = other.targets
+    return sum(text == texts[name] for name, text in one.targets.items())
 
 
 def _scores(gold: Gold, predictions: Predictions, converter: str, seed: int) -> Scores:

@@ -58,9 +58,12 @@ def test_it_shows_the_figures_of_score(tmp_path: Path) -> None:
 def test_a_second_file_stands_beside_the_first(tmp_path: Path) -> None:
     other = SCORING / "v05_empty_half.predictions.jsonl"
     shown = report(tmp_path, MADE, "--compare", str(other)).text
-    step = score(*read_files(GOLD, [MADE, other]))[1].overall.difference
+    second = score(*read_files(GOLD, [MADE, other]))[1]
+    step = second.overall.difference
     assert step is not None
     assert f"{step.value:+.2%}" in shown
+    assert f"{step.interval.text('+.1%')}, {step.words}" in shown
+    assert f"{second.same_texts} of 192 answers" in shown
 
 
 def test_what_a_model_says_stays_text(tmp_path: Path) -> None:

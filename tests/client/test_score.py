@@ -1,16 +1,21 @@
 """The score's command line: official figures in, errors that say what does not fit."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from client.post_generate_process import CONVERTERS
-from client.promptcblue.gold import read_files
-from client.promptcblue.scores import Scores
+from client.post_generate_process import CONVERTERS, structured
+from client.promptcblue.bootstrap import Interval
+from client.promptcblue.gold import Gold, Predictions, read_files
+from client.promptcblue.metrics import EXTRACTION, METRICS
+from client.promptcblue.scores import Difference, Scores
 from client.promptcblue.scoring import score
 from client.score import main
+from tests.client.conftest import read_output
 from tests.paths import SCORING
 
 GOLD = SCORING / "dev_structured.json"
@@ -83,8 +88,8 @@ def test_two_files_stand_side_by_side_with_their_difference(
     assert step["interval"][0] <= step["score"] <= step["interval"][1]
     assert step["interval"][0] > 0
     assert [*second] == [
-        "overall", "interval", "tasks", "lenient", "failures", "difference", "predictions",
-        "converter", "seed",
+        "overall", "interval", "tasks", "lenient", "failures", "difference", "same_texts",
+        "predictions", "converter", "seed",
     ]  # fmt: skip
     assert [*second["tasks"]["CHIP-CDN"]] == [
         "metric", "score", "interval", "rows", "precision", "recall", "f1", "lenient", "failures",
@@ -94,6 +99,71 @@ def test_two_files_stand_side_by_side_with_their_difference(
     assert line.startswith("overall ")
     assert f"{first['overall']:.2%}" in line
     assert f"{step['score']:+.2%}" in line
+
+
+def test_the_paired_interval_is_that_of_numpy_on_the_same_draws() -> None:
+    first, second = scored(GOLD, DROPPED, SCORING / "v08_punct_width.predictions.jsonl", seed=7)
+    found, made = [], read_files(GOLD, [DROPPED, SCORING / "v08_punct_width.predictions.jsonl"])
+    for task in sorted(first.tasks):
+        step = second.tasks[task].score.difference
+        assert step
+        draws = np.stack([drawn(made, each, task, seed=7) for each in (0, 1)])
+        found.append(draws[1] - draws[0])
+        low, high = np.sort(found[-1])[[25, 974]]  # 2.5 % of 1,000 on either side
+        assert step.interval == pytest.approx((low, high), abs=1e-12)
+    mean = second.overall.difference
+    assert mean
+    assert mean.interval == pytest.approx(np.sort(np.mean(found, axis=0))[[25, 974]], abs=1e-12)
+
+
+def drawn(files: tuple[Gold, list[Predictions]], number: int, task: str, seed: int) -> Any:
+    """1,000 scores of that file: the rows of a draw by their numbers, which are the same for all.
+
+    Of the extraction tasks: F1 from the sums of common, predicted and gold items.
+    """
+    gold, predictions = files
+    answers, metric = gold.answers[task], METRICS[task]
+    rows = zip(answers.values(), predictions[number].rows[task], strict=True)
+    samples = [metric.sample(right, structured(row, "head")) for right, row in rows]
+    draw = random.Random(f"{seed} {task}")
+    picks = np.array([draw.choices(range(len(samples)), k=len(samples)) for _ in range(1000)])
+    if metric is not EXTRACTION:
+        return np.array(
+            [metric.total([samples[one] for one in pick])[metric.main] for pick in picks]
+        )
+    common, stated, wanted = np.moveaxis(np.array(samples)[picks].sum(axis=1), -1, 0)
+    return 2 * common / np.maximum(stated + wanted, 1)
+
+
+def test_what_is_compared_with_itself_does_not_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = scored(GOLD, DROPPED, DROPPED)
+    for each in second.by_name.values():
+        assert each.difference == Difference(0, Interval(0, 0))
+    assert second.same_texts == first.rows
+    assert (
+        main(["--gold", str(GOLD), "--predictions", str(DROPPED), "--compare", str(DROPPED)]) == 0
+    )
+    said = capsys.readouterr().out
+    assert "192 of 192 answers (100.0%) are the same text" in said
+    assert "overall: +0.00% [+0.0%, +0.0%], not distinguishable from zero" in said
+    assert "distinguishable from zero: none\n" in said
+
+
+@pytest.mark.parametrize(("one", "other", "word"), [
+    (DROPPED, PERFECT, "better"), (PERFECT, DROPPED, "worse"),
+])  # fmt: skip
+def test_a_difference_is_told_in_words(
+    one: Path, other: Path, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--gold", str(GOLD), "--predictions", str(one), "--compare", str(other)]) == 0
+    verdict = capsys.readouterr().out.rpartition(" against the first:\n")[2].splitlines()
+    rows = [[row["target"] for row in read_output(path)] for path in (one, other)]
+    same = sum(a == b for a, b in zip(*rows, strict=True))
+    assert 0 < same < 192
+    assert verdict[0].startswith(f"{same} of 192 answers")
+    assert verdict[1].endswith(f", distinguishable from zero: {word}")
+    assert "CHIP-CDN" in verdict[2]
+    assert "CHIP-CTC" not in verdict[2]
 
 
 def test_what_the_format_cost_stands_apart(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +178,7 @@ def test_what_the_format_cost_stands_apart(capsys: pytest.CaptureFixture[str]) -
     printed = capsys.readouterr().out
     cost = f"{mean.lenient:.2%} instead of  {mean.value:.2%}: half-width punctuation"
     assert cost in printed
-    assert printed.endswith("(a lenient reading, not the score):\nnothing\n")
+    assert "(a lenient reading, not the score):\nnothing\n" in printed
 
 
 def test_a_seed_gives_the_same_intervals() -> None:
