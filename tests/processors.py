@@ -3,9 +3,10 @@
 from pathlib import Path
 
 AVX2 = "flags\t\t: fpu sse2 avx avx2 fma f16c\n"
-AVX512 = "flags\t\t: fpu avx2 avx512f avx512bw avx512vl avx512_vnni\n"
-BF16 = "flags\t\t: fpu avx2 avx512f avx512bw avx512vl avx512_bf16\n"
-AMX = "flags\t\t: fpu avx2 avx512f avx512_bf16 amx_bf16 amx_tile\n"
+SKYLAKE = "flags\t\t: fpu sse2 avx2 avx512f avx512bw avx512vl\n"
+AVX512 = "flags\t\t: fpu sse2 avx2 avx512f avx512bw avx512vl avx512_vnni\n"
+BF16 = "flags\t\t: fpu sse2 avx2 avx512f avx512bw avx512vl avx512_vnni avx512_bf16\n"
+AMX = "flags\t\t: fpu sse2 avx2 avx512f avx512_bf16 amx_bf16 amx_tile\n"
 AMX_FP8 = AMX.replace("amx_tile", "amx_tile amx_fp8")
 ARM = "Features\t: fp asimd sve bf16 i8mm\n"
 OLD_ARM = "Features\t: fp asimd\n"

@@ -24,6 +24,7 @@ def two_groups() -> dict[str, Any]:
 
 
 INT8 = compressed(8, activations=8, strategy="channel")
+REDUCED_INT8 = INT8 | {"reduce_range": True}
 FP8 = compressed(8, "float", 8, strategy="channel")
 FP8_BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128], "fmt": "e4m3"}
 INT4 = {

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from training.errors import TrainingError
-from training.merge.__main__ import add_quantising
+from training.merge.__main__ import add_quantising, quantisation_of
 from training.merge.job import WeightsFormat, merge
-from training.merge.quantisation import Quantisation, told
+from training.merge.quantisation import told
 from training.model_directory.hub import local_directory
 from training.pipes import run
 
@@ -34,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     started = time.monotonic()
     try:
-        quantisation = Quantisation.of(args.scheme, clip=args.clip, ignore=args.ignore)
-        wanted = WeightsFormat(quantisation=quantisation)
+        wanted = WeightsFormat(quantisation=quantisation_of(args, args.scheme))
         report = merge(local_directory(args.model), [], args.output, wanted)
     except (TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,6 +14,7 @@ from service.model_directory.quantised import QUANTIZE, Quantised, UnservableErr
 
 INT8 = f"{QUANTIZE} --scheme int8"
 PLAIN = f"serve it on a GPU, or the model it was quantised from, or that one as int8 ({INT8})"
+VNNI = ("avx512_vnni", "avx_vnni", "amx_tile", "amx_int8")
 CACHES = ("auto", "float16", "bfloat16")
 FP8_CACHES = ("fp8", "fp8_e4m3", "fp8_e5m2")
 
@@ -47,7 +48,8 @@ def _kind(quantised: Quantised | None) -> str:
     if quantised is None:
         return "plain"
     blocks = " in blocks" if quantised.is_blockwise else ""
-    return f"{quantised.scheme}{blocks}, {quantised.activation_bits}-bit activations"
+    reduced = " of 7" if quantised.is_reduced else ""
+    return f"{quantised.scheme}{blocks}{reduced}, {quantised.activation_bits}-bit activations"
 
 
 def _of_caches(wanted: Wanted, has: Set[str]) -> list[Rule]:
@@ -76,6 +78,17 @@ def _of_plain(wanted: Wanted, _: Set[str]) -> list[Rule]:
 
 
 def _of_int8(wanted: Wanted, has: Set[str]) -> list[Rule]:
+    return [
+        (
+            "sse2" in has and has.isdisjoint(VNNI),
+            "this processor has no VNNI: oneDNN adds its int8 products up in 16 bits there, and"
+            f" what is too large is cut off without a word: quantise with {INT8} --reduce-range",
+        ),
+        *_of_reduced_int8(wanted, has),
+    ]
+
+
+def _of_reduced_int8(wanted: Wanted, has: Set[str]) -> list[Rule]:
     has_amx = "amx_tile" in has
     return [
         (
@@ -130,6 +143,7 @@ def _of_others(*_: object) -> list[Rule]:
 RULES: Mapping[str, Callable[[Wanted, Set[str]], list[Rule]]] = {
     "plain": _of_plain,
     "int8, 8-bit activations": _of_int8,
+    "int8 of 7, 8-bit activations": _of_reduced_int8,
     "int4, 16-bit activations": _of_int4,
     "fp8, 8-bit activations": _of_fp8,
     "fp8 in blocks, 8-bit activations": _of_fp8_blocks,

@@ -22,7 +22,8 @@ class Quantised:
 
     `bits` and `activation_bits` are None where config.json does not say; activations of 16 bits
     are those that are not quantised. `scheme` is such as int8, fp8 or int4, or several of them.
-    `is_blockwise`: scales are those of blocks of rows and columns.
+    `is_blockwise`: scales are those of blocks of rows and columns. `is_reduced`: codes of 8 bits
+    use 7 of them.
     """
 
     method: str
@@ -30,6 +31,7 @@ class Quantised:
     bits: int | None = None
     activation_bits: int | None = None
     is_blockwise: bool = False
+    is_reduced: bool = False
 
     @property
     def is_int8(self) -> bool:
@@ -62,7 +64,8 @@ def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _read(settings: Mapping[str, Any]) -> Quantised:
     method = str(settings["quant_method"])
     if method == "compressed-tensors":
-        return _of_groups(method, [*settings["config_groups"].values()])
+        reduced = bool(settings.get("reduce_range"))
+        return _of_groups(method, [*settings["config_groups"].values()], is_reduced=reduced)
     if method.removeprefix("auto_").startswith(FOUR_BITS):
         bits = int(settings.get("bits") or settings["w_bit"])
         return Quantised(method, f"int{bits}", bits, 16)
@@ -71,11 +74,11 @@ def _read(settings: Mapping[str, Any]) -> Quantised:
     return Quantised(method, method)
 
 
-def _of_groups(method: str, groups: list[Mapping[str, Any]]) -> Quantised:
+def _of_groups(method: str, groups: list[Mapping[str, Any]], *, is_reduced: bool) -> Quantised:
     """Of compressed-tensors: layers of one model may be quantised differently."""
     kinds = {_kind(group["weights"], group.get("input_activations") or {}) for group in groups}
     if len(kinds) == 1:
-        return Quantised(method, *kinds.pop())
+        return Quantised(method, *kinds.pop(), is_reduced)
     return Quantised(method, "+".join(sorted({kind[0] for kind in kinds})))
 
 

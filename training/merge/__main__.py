@@ -48,10 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     try:
         base, *adapters = (local_directory(name) for name in (args.base, *args.adapter))
-        quantisation = args.quantize and Quantisation.of(
-            args.quantize, clip=args.clip, ignore=args.ignore
+        wanted = WeightsFormat(
+            args.dtype, args.max_shard_size, quantisation_of(args, args.quantize)
         )
-        wanted = WeightsFormat(args.dtype, args.max_shard_size, quantisation)
         exact = args.into == "dequantised"
         with dequantised_base(base, adapters, args.output) if exact else nullcontext(base) as into:
             report = merge(into, adapters, args.output, wanted, prompts)
@@ -157,12 +156,29 @@ def add_quantising(add: Callable[..., object], name: str, **more: object) -> Non
         " weight is clipped",
     )
     add(
+        "--reduce-range",
+        action="store_true",
+        help="int8 codes of 7 bits, for x86 processors without VNNI (older than 2019 or so), whose"
+        " products of whole ones overflow",
+    )
+    add(
         "--ignore",
         action="append",
         default=[],
         metavar="REGEX",
         help="leave layers alone whose names have this in them; repeatable",
     )
+
+
+def quantisation_of(args: argparse.Namespace, scheme: str | None) -> Quantisation | None:
+    """What add_quantising's arguments say. Raises TrainingError where they say nothing together."""
+    how = {name: getattr(args, name) for name in ("clip", "ignore", "reduce_range")}
+    if scheme:
+        return Quantisation.of(scheme, **how)
+    if any(how.values()):
+        name = next(name for name, value in how.items() if value).replace("_", "-")
+        raise TrainingError(f"--{name} says how to quantise: give --quantize int8 or fp8 too")
+    return None
 
 
 def command() -> NoReturn:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from training.errors import TrainingError
 from training.merge.composition import Composition
 from training.model_directory.directory import PLAIN, ModelDirectory, is_end
-from training.weights.quantising import SCHEMES, Error, Scheme
+from training.weights.quantising import REDUCED, SCHEMES, Error, Scheme
 from training.weights.safetensors_stream import StoredTensor
 
 WEIGHT, SCALE = ".weight", ".weight_scale"
@@ -24,8 +24,17 @@ class Quantisation:
     ignore: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, scheme: str, *, clip: bool = False, ignore: Sequence[str] = ()) -> "Quantisation":
-        """Raises TrainingError for what is no regular expression."""
+    def of(
+        cls,
+        scheme: str,
+        *,
+        clip: bool = False,
+        ignore: Sequence[str] = (),
+        reduce_range: bool = False,
+    ) -> "Quantisation":
+        """Raises TrainingError for what is no regular expression, or a range that fp8 has not."""
+        if reduce_range and scheme != "int8":
+            raise TrainingError(f"--reduce-range is for int8: {scheme} has no such range")
         for pattern in ignore:
             try:
                 re.compile(pattern)
@@ -33,7 +42,8 @@ class Quantisation:
                 raise TrainingError(
                     f"--ignore {pattern}: no regular expression: {error}"
                 ) from error
-        return cls(SCHEMES[scheme], clip, tuple(ignore))
+        chosen = replace(SCHEMES[scheme], largest=REDUCED) if reduce_range else SCHEMES[scheme]
+        return cls(chosen, clip, tuple(ignore))
 
     def apply(self, base: ModelDirectory, model: Composition) -> list[StoredTensor]:
         """Mark the linear layers' weights in `model`; return the plan of their scales.

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from training.weights import quantising_kernels as kernels
 
 Doubles = NDArray[np.float64]
+REDUCED = 64.0
+"""Largest int8 code where pairs of products are summed in 16 bits, as without VNNI: 2*255*64."""
 STEPS = 20
 """How many scales the search of the clipping tries, from the whole range down to a fifth less."""
 
@@ -35,6 +37,7 @@ class Scheme:
             "format": f"{'float' if self.name == 'fp8' else 'int'}-quantized",
             "quantization_status": "compressed",
             "kv_cache_scheme": None,
+            **({"reduce_range": True} if self.largest == REDUCED else {}),
             "config_groups": {
                 "group_0": {
                     "targets": ["Linear"],

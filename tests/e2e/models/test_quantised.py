@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
+from service.machine.cpu_kernels import VNNI
+from service.machine.processor import instructions
 from tests.chatglm import GOLDEN, converted_base
 from tests.families import write_family
 from tests.server import serving
@@ -22,12 +24,14 @@ from training.rendering.tokenizer import load_tokenizer
 PROMPTS = ["感冒了怎么办？", "头痛", "病人咳嗽，高血压", "多喝水。" * 9, "1 + 1", "发烧" * 30]
 TOKENS = 24
 ANSWERS = 160
-MOST_OTHERS = {"float32": 8, "bfloat16": 3}  # one id of so many; random models have near ties
+MOST_OTHERS = {"float32": 16, "bfloat16": 5}  # one id of so many; random models have near ties
 SAME = 0.95  # of the answers of the demo, those that the float32 model gives
 
 
 def int8(base: Path, output: Path, *adapters: Path) -> Path:
-    merge(base, adapters, output, WeightsFormat(quantisation=Quantisation.of("int8", clip=True)))
+    reduced = instructions().isdisjoint(VNNI)
+    quantisation = Quantisation.of("int8", clip=True, reduce_range=reduced)
+    merge(base, adapters, output, WeightsFormat(quantisation=quantisation))
     return output
 
 
@@ -39,14 +43,18 @@ def quantise_activations(_: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Ten
 
 
 def int8_model(directory: Path, dtype: torch.dtype) -> Any:
-    """The dequantised model, its activations quantised before each quantised layer."""
+    """The dequantised model in `dtype`; its quantised layers take activations of 8 bits.
+
+    Their sums are of int8 products and so exact: here in fp32, rounded to `dtype` once.
+    """
     made = load_dequantised(directory)
     for name, module in made.model.named_modules():
         if f"{name}.weight" in made.moved:
             module.register_forward_pre_hook(quantise_activations)
-    for name, parameter in made.model.named_parameters():
-        if name not in made.moved:  # those of the linear layers are never rounded to `dtype`
-            parameter.data = parameter.data.to(dtype).float()
+            module.register_forward_hook(lambda _, inputs, output: output.to(dtype))
+        else:
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
     return made.model
 
 
@@ -60,9 +68,9 @@ def _logits(model: Any, context: list[int], ids: list[int]) -> torch.Tensor:
 def check(directory: Path, prompts: list[str], served: list[list[int]], dtype: str) -> None:
     """Each served id is the likeliest of the dequantised model, or as likely as can be told.
 
-    What is not told: activations rounded to 8 bits move a logit by as much as the same model with
-    and without that rounding differs, and in 16 bits they round otherwise; two logits may change
-    places where they differ by less than twice as much.
+    What is not told: rounding activations to 8 bits moves a logit by as much as the same model with
+    and without that rounding differs. The engine sums in another order, so that some activations
+    round to the other side: that moves logits by a part of it.
     """
     tokenizer = load_tokenizer(directory, None)
     model, plain = int8_model(directory, getattr(torch, dtype)), load_dequantised(directory).model
@@ -75,7 +83,7 @@ def check(directory: Path, prompts: list[str], served: list[list[int]], dtype: s
     others = sum(gap > 0 for gap in gaps)
     print(f"{dtype}: {others} of {len(gaps)} ids are not the likeliest, by up to {max(gaps):.3g}")
     print(f"activations in 8 bits move a logit by up to {moved:.3g}")
-    assert max(gaps) <= 2 * moved
+    assert max(gaps) <= moved / 2
     assert others <= len(gaps) / MOST_OTHERS[dtype]
 
 

@@ -6,11 +6,11 @@ import pytest
 from service.machine.cpu_kernels import Wanted, refuse_on_cpu
 from service.model_directory.quantised import UnservableError, read_quantised
 from tests.models import write_config
-from tests.processors import AMX, AMX_FP8, ARM, AVX2, AVX512, BF16, machine
-from tests.quantised import FP8, FP8_BLOCKS, INT4, INT8, NO_KERNEL
+from tests.processors import AMX, AMX_FP8, ARM, AVX2, AVX512, BF16, SKYLAKE, machine
+from tests.quantised import FP8, FP8_BLOCKS, INT4, INT8, NO_KERNEL, REDUCED_INT8
 
-EVERYWHERE = [AVX2, AVX512, BF16, AMX, ARM]
-WITHOUT_AMX = [AVX2, AVX512, BF16, ARM]
+EVERYWHERE = [AVX2, SKYLAKE, AVX512, BF16, AMX, ARM]
+WITHOUT_AMX = [AVX2, SKYLAKE, AVX512, BF16, ARM]
 
 
 def refused(folder: Path, cpuinfo: str, settings: Any, **wanted: Any) -> str:
@@ -25,8 +25,14 @@ def refused(folder: Path, cpuinfo: str, settings: Any, **wanted: Any) -> str:
 
 
 @pytest.mark.parametrize("cpuinfo", EVERYWHERE)
-def test_int8_runs_everywhere(tmp_path: Path, cpuinfo: str) -> None:
-    assert not refused(tmp_path, cpuinfo, INT8)
+def test_int8_of_7_bits_runs_everywhere(tmp_path: Path, cpuinfo: str) -> None:
+    assert not refused(tmp_path, cpuinfo, REDUCED_INT8)
+
+
+@pytest.mark.parametrize("cpuinfo", EVERYWHERE)
+def test_int8_of_8_bits_needs_vnni(tmp_path: Path, cpuinfo: str) -> None:
+    message = refused(tmp_path, cpuinfo, INT8)
+    assert ("--reduce-range" in message) == (cpuinfo in (AVX2, SKYLAKE))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -37,7 +43,7 @@ def test_amx_takes_no_other_activations(tmp_path: Path, dtype: str) -> None:
 
 @pytest.mark.parametrize("cpuinfo", WITHOUT_AMX)
 def test_adapters_beside_int8_need_amx(tmp_path: Path, cpuinfo: str) -> None:
-    assert "merge them" in refused(tmp_path / "one", cpuinfo, INT8, adapters=True)
+    assert "merge them" in refused(tmp_path / "one", cpuinfo, REDUCED_INT8, adapters=True)
     assert not refused(tmp_path / "other", AMX, INT8, adapters=True)
 
 

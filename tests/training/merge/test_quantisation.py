@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
+from service.model_directory.quantised import read_quantised
 from tests.chatglm import GOLDEN, converted_base
 from tests.families import FAMILIES, write_family
 from tests.models import edit_weights, tiny_adapter, tiny_llama, weights
@@ -23,7 +24,7 @@ from training.merge.quantisation import Quantisation
 from training.merge.verdict import PROMPTS
 from training.model_directory.directory import PLAIN
 from training.quantize import main as quantize
-from training.weights.quantising import SCHEMES, quantise
+from training.weights.quantising import REDUCED, SCHEMES, quantise
 
 SCALE = ".weight_scale"
 ENDS = ("embed_tokens", "lm_head", "word_embeddings")
@@ -184,6 +185,35 @@ def test_what_cannot_be_ignored(base: Path, tmp_path: Path, ignore: str, message
     with pytest.raises(TrainingError, match=message):
         quantised(base, [], tmp_path / "out", ignore=[ignore])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--clip"], "--clip says how to quantise: give --quantize"),
+        (["--ignore", "mlp"], "--ignore says how"),
+        (["--reduce-range"], "--reduce-range says how"),
+        (["--quantize", "fp8", "--reduce-range"], "--reduce-range is for int8"),
+    ],
+)
+def test_options_that_say_nothing_together(
+    base: Path, adapter: Path, tmp_path: Path, capsys: Any, options: list[str], message: str
+) -> None:
+    paths = ["--base", str(base), "--adapter", str(adapter), "--output", str(tmp_path / "out")]
+    assert main([*paths, *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_codes_of_7_bits_say_so(base: Path, tmp_path: Path) -> None:
+    """Else the service would take them for codes whose products overflow without VNNI."""
+    command = ["--model", str(base), "--output", str(tmp_path / "out"), "--scheme", "int8"]
+    assert quantize([*command, "--reduce-range"]) == 0
+    made = read_quantised(tmp_path / "out")
+    assert made is not None
+    assert made.is_reduced
+    codes = [tensor for tensor in weights(tmp_path / "out").values() if tensor.dtype == torch.int8]
+    assert max(int(tensor.abs().max()) for tensor in codes) == REDUCED
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,5 +1,7 @@
 """Every weight is the nearest of its scale's steps; the scale is the stored one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.weights.quantising import FP8, SCHEMES, Scheme, dequantised, quantise
+from training.weights.quantising import FP8, REDUCED, SCHEMES, Scheme, dequantised, quantise
 
 GRID = np.unique(FP8[~np.isnan(FP8)])
 
@@ -28,6 +30,18 @@ def test_int8_is_the_nearest_to_the_exact_weight_bit_for_bit(seed: int, clip: bo
         assert np.array_equal(made.scales, (peaks / 127).astype(np.float32))
     steps = np.rint(exact / made.scales.astype(np.float64)[:, None])
     assert np.array_equal(made.codes.view(np.int8), np.clip(steps, -127, 127))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1000), st.booleans())
+def test_a_reduced_range_never_overflows_16_bits(seed: int, clip: bool) -> None:
+    exact = weights(seed)
+    made = quantise(exact, replace(SCHEMES["int8"], largest=REDUCED), clip=clip)
+    codes = made.codes.view(np.int8)
+    assert np.abs(codes.astype(int)).max() * 2 * 255 < 2**15
+    assert np.array_equal(
+        codes, np.clip(np.rint(exact / made.scales[:, None].astype(float)), -64, 64)
+    )
 
 
 @settings(deadline=None)
