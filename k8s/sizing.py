@@ -8,23 +8,24 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 EPILOG = """\
 examples:
-  python k8s/sizing.py
   python k8s/sizing.py --model models/medical --tokens 4096 --sequences 32
   python k8s/sizing.py --config config.json --gpu 80 --tensor-parallel-size 2
 
 GB are 10^9 bytes, a GPU's too: a card sold as 24 or 48 GB has about so much left with ECC on.
-Weights and cache are exact. Assumed, a GPU: 1.5 GB for CUDA, its graphs and NCCL, and the largest
-step's activations: 4 x hidden + 3 x intermediate numbers a token, 4 x vocabulary x 4 bytes a
-sequence. vLLM measures them when it starts and logs "GPU KV cache size": that is what counts.
+Weights and cache are exact (in fp8 a cache is half as large). Assumed, a GPU: 1.5 GB for CUDA, its
+graphs, NCCL; the largest step's activations: 4 x hidden + 3 x intermediate numbers a token, 4 x
+vocabulary x 4 bytes a sequence. vLLM measures them at its start: "GPU KV cache size" counts.
 """
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+FLOATS = {"BF16": 2, "F16": 2, "F32": 4}
 GPUS = [24, 40, 48, 80]  # GB
 RUNTIME = 1.5e9  # bytes, assumed; see EPILOG
 BLOCK = 16  # tokens that vLLM gives a sequence at once
@@ -50,6 +51,7 @@ class Model:
     matrices: int = 3  # of an MLP
     final: int = 1  # vectors of the last norm
     prefix: int = 0  # tokens that stand before every sequence
+    quantised: tuple[int, int] | None = None  # what `quantised_size` finds
 
     @property
     def parameters(self) -> int:
@@ -59,14 +61,18 @@ class Model:
         embeddings = self.vocab * self.hidden * (1 if self.tied else 2)
         return embeddings + self.layers * layer + self.final * self.hidden
 
+    def weights(self, size: int) -> int:
+        """Bytes of all weights; `size` bytes a number that is not quantised."""
+        codes, numbers = self.quantised or (0, self.parameters)
+        return codes + numbers * size
+
     def cache(self, size: int, gpus: int = 1) -> int:
         """Bytes of keys and values a token and GPU; `size` bytes a number."""
         return 2 * self.layers * max(1, self.kv_heads // gpus) * self.width * size
 
     def splits(self, gpus: int) -> bool:
         """Whether vLLM can share it out: heads equally, and keys equally or repeated."""
-        even = self.kv_heads % gpus == 0 or gpus % self.kv_heads == 0
-        return self.heads % gpus == 0 and even
+        return self.heads % gpus == 0 and 0 in (self.kv_heads % gpus, gpus % self.kv_heads)
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Plan:
 
     def fits(self, model: Model, size: int, memory: float, gpus: int) -> int:
         """How many sequences fit into GPUs of `memory` bytes each."""
-        free = memory * self.utilization - model.parameters * size / gpus
+        free = memory * self.utilization - model.weights(size) / gpus
         free -= self.margin(model, size, gpus)
         return max(0, int(free // self.sequence(model, size, gpus)))
 
@@ -107,27 +113,44 @@ class Plan:
 def read(config: Mapping[str, Any]) -> Model:
     """The sizes in a config.json of transformers, of this project, or of ChatGLM's own.
 
-    Raises SizingError for other kinds, mixtures of experts and quantised weights.
+    Raises SizingError for other kinds and mixtures of experts.
     """
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind and config.get("quantization_config"):
-        raise SizingError("the weights are quantised: their size is that of the files")
+    if kind not in KINDS:
+        raise SizingError(f"model_type {kind} is unknown here; known: {', '.join(KINDS)}")
+    others = _chatglm2 if "multi_query_group_num" in config else _chatglm
     try:
-        if kind in BIASED:
-            return _llama(config)
-        if kind == "chatglm" and "multi_query_group_num" in config:
-            return _chatglm2(config)
-        if kind in ("chatglm", "chatglm_6b"):
-            return _chatglm(config)
+        return (_llama if kind in BIASED else others)(config)
     except KeyError as error:
         raise SizingError(f"config.json of a {kind} model without {error}") from error
-    raise SizingError(f"model_type {kind} is unknown here; known: {', '.join(KINDS)}")
 
 
 # Projections that have biases: qwen2's always, the others' when attention_bias says so.
 BIASED = dict.fromkeys(("llama", "qwen3"), "qkvo") | dict.fromkeys(("qwen2", "glm", "glm4"), "qkv")
 BIASED |= {"mistral": ""}
 KINDS = [*BIASED, "chatglm", "chatglm_6b"]
+
+
+def quantised_size(directory: Path) -> tuple[int, int]:
+    """Of quantised weights files: bytes that stay as they are, and numbers of the model's dtype.
+
+    Raises SizingError where no file holds quantised weights.
+    """
+    held = Counter({0: 0})  # bytes, by the size of a number that is not quantised
+    for path in sorted(directory.glob("model*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(min(length, path.stat().st_size)))
+            header.pop("__metadata__", None)
+            for name, tensor in header.items():
+                size = 0 if name.endswith("_scale") else FLOATS.get(tensor["dtype"], 0)
+                held[size] += tensor["data_offsets"][1] - tensor["data_offsets"][0]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise SizingError(f"{path.name} beside it is no safetensors file") from error
+    if not held[0]:
+        raise SizingError("quantised weights are as large as their files, and none are beside it")
+    return held.pop(0), sum(size // each for each, size in held.items())
 
 
 def _llama(config: Mapping[str, Any]) -> Model:
@@ -173,31 +196,8 @@ def _chatglm2(config: Mapping[str, Any]) -> Model:
     )  # fmt: skip
 
 
-def _llama_sizes(layers: int, hidden: int, heads: int, inner: int, **more: Any) -> dict[str, Any]:
-    sizes = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads}
-    return {"model_type": "llama", **sizes, "intermediate_size": inner, "vocab_size": 32000, **more}
-
-
-KNOWN: dict[str, dict[str, Any]] = {
-    "SmolLM2-135M": _llama_sizes(
-        *(30, 576, 9, 1536), num_key_value_heads=3, vocab_size=49152, tie_word_embeddings=True
-    ),
-    "LLaMA-7B, Llama-2-7B": _llama_sizes(32, 4096, 32, 11008),
-    "LLaMA-13B, Llama-2-13B": _llama_sizes(40, 5120, 40, 13824),
-    "LLaMA-65B": _llama_sizes(80, 8192, 64, 22016),
-    "Llama-2-70B": _llama_sizes(80, 8192, 64, 28672, num_key_value_heads=8),
-    "Llama-3-8B": _llama_sizes(32, 4096, 32, 14336, num_key_value_heads=8, vocab_size=128256),
-    "Llama-3-70B": _llama_sizes(80, 8192, 64, 28672, num_key_value_heads=8, vocab_size=128256),
-    "ChatGLM-6B": {
-        **{"model_type": "chatglm_6b", "num_hidden_layers": 28, "hidden_size": 4096},
-        **{"num_attention_heads": 32, "inner_hidden_size": 16384, "vocab_size": 130528},
-    },
-    "ChatGLM2-6B, ChatGLM3-6B": {
-        **{"model_type": "chatglm", "num_layers": 28, "hidden_size": 4096, "kv_channels": 128},
-        **{"num_attention_heads": 32, "ffn_hidden_size": 13696, "padded_vocab_size": 65024},
-        **{"multi_query_attention": True, "multi_query_group_num": 2, "add_qkv_bias": True},
-    },
-}
+KNOWN: Mapping[str, Any] = json.loads(Path(__file__).with_name("known_models.json").read_bytes())
+"""The sizes in config.json of the models in the table, by their names."""
 
 
 def table(plan: Plan, gpus: Sequence[float]) -> Iterator[str]:
@@ -206,10 +206,9 @@ def table(plan: Plan, gpus: Sequence[float]) -> Iterator[str]:
     yield f"Sequences of {plan.tokens:,} tokens that fit beside the model, on the fewest GPUs:\n"
     yield f"| model | bits | parameters | weights | cache a token | {memory} |"
     yield "| --- " * (5 + len(gpus)) + "|"
-    for name, config in KNOWN.items():
-        model = read(config)
+    for name, model in zip(KNOWN, map(read, KNOWN.values()), strict=True):
         for size in (2, 4):
-            weights, cache = model.parameters * size / 1e9, model.cache(size) / 1024
+            weights, cache = model.weights(size) / 1e9, model.cache(size) / 1024
             cells = [name, str(8 * size), f"{model.parameters:,}"]
             cells += [f"{weights:.1f} GB", f"{cache:g} KiB"]
             for gpu in gpus:
@@ -221,14 +220,13 @@ def table(plan: Plan, gpus: Sequence[float]) -> Iterator[str]:
 def describe(model: Model, plan: Plan, dtype: str, gpus: Sequence[float]) -> Iterator[str]:
     """Lines for one model: what takes how much, and which GPUs hold the load."""
     size = BYTES[dtype]
-    weights, margin = model.parameters * size, plan.margin(model, size)
+    weights, margin = model.weights(size), plan.margin(model, size)
     cache = plan.sequences * plan.sequence(model, size)
     prefix = f" (and {model.prefix} of the prefix)" if model.prefix else ""
-    yield f"parameters  {model.parameters:,}"
+    yield f"parameters  {model.parameters:,}{', quantised' * bool(model.quantised)}"
     yield f"weights     {weights / 1e9:.2f} GB in {dtype}"
     load = f"{plan.sequences:,} x {plan.tokens:,} tokens{prefix}"
-    token = f"{model.cache(size) / 1024:g} KiB a token"
-    yield f"cache       {cache / 1e9:.2f} GB for {load}, {token}"
+    yield f"cache       {cache / 1e9:.2f} GB for {load}, {model.cache(size) / 1024:g} KiB a token"
     yield f"margin      {margin / 1e9:.2f} GB a GPU, assumed (--help)"
     total = (weights + cache + margin) / plan.utilization
     yield f"one GPU     {total / 1e9:.1f} GB at a utilization of {plan.utilization:g}"
@@ -253,6 +251,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = json.loads(path.read_text("utf-8"))
         model = read(config)
+        if config.get("quantization_config"):
+            model = replace(model, quantised=quantised_size(path.parent))
         if not any(map(model.splits, plan.gpus)):
             raise SizingError(f"{model.heads} heads cannot be shared by {plan.gpus[0]} GPUs")
         stored = config.get("dtype") or config.get("torch_dtype")

@@ -3,16 +3,21 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from k8s.sizing import KNOWN, Model, Plan, SizingError, main, read
+from k8s.sizing import KINDS, KNOWN, Model, Plan, SizingError, main, quantised_size, read
 from tests.chatglm import converted_base, random_chatglm
 from tests.families import FAMILIES, write_family
 from tests.models import edit_json, tiny_llama, weights
 from tests.paths import ROOT
+from tests.training.gptq.models import calibrated, write_kind
+from training.merge.job import WeightsFormat, merge
+from training.merge.quantisation import Quantisation
 
 TOLD = {
     "SmolLM2-135M": 134_515_008,
@@ -58,7 +63,7 @@ def test_chatglm_6b_is_published_without_the_head_that_its_files_hold_too() -> N
     assert read(config).parameters - 6_173_286_400 == 130_528 * 4096
 
 
-@pytest.mark.parametrize("name", [n for n, family in FAMILIES.items() if family.kind in KNOWN])
+@pytest.mark.parametrize("name", [n for n, family in FAMILIES.items() if family.kind in KINDS])
 def test_a_family_has_as_many_parameters_as_its_files_hold(name: str, tmp_path: Path) -> None:
     directory = write_family(name, tmp_path / name)
     held = sum(tensor.numel() for tensor in weights(directory).values())
@@ -174,7 +179,6 @@ def test_a_prefix_takes_cache_of_every_sequence(tmp_path: Path) -> None:
         ({"model_type": "mixtral"}, "mixtral is unknown here; known: "),
         ({"model_type": "llama"}, "without 'hidden_size'"),
         (KNOWN["LLaMA-65B"] | {"model_type": "qwen3"}, "without 'head_dim'"),
-        ({"model_type": "llama", "quantization_config": {"bits": 4}}, "quantised"),
         ([], "model_type None"),
     ],
 )
@@ -186,6 +190,48 @@ def test_a_config_that_cannot_be_computed_with_is_refused(
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(["--model", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'config.json'}: ")
+
+
+def int8(base: Path, output: Path) -> None:
+    merge(base, [], output, WeightsFormat(quantisation=Quantisation.of("int8")))
+
+
+@pytest.mark.parametrize("quantise", [int8, calibrated])
+@pytest.mark.parametrize("kind", ["llama3", "llama3-tied", "chatglm_6b"])
+def test_quantised_weights_take_what_their_files_hold(
+    kind: str, quantise: Callable[[Path, Path], object], tmp_path: Path, capsys: Any
+) -> None:
+    """And what is not quantised takes the dtype that is served."""
+    quantise(write_kind(kind, tmp_path / "base"), tmp_path / "out")
+    tensors = weights(tmp_path / "out")
+    rest = {name for name, each in tensors.items() if each.is_floating_point()}
+    rest -= {name for name in rest if name.endswith("_scale")}
+    kept = sum(each.nbytes for name, each in tensors.items() if name not in rest)
+    model = replace(read(config_of(tmp_path / "out")), quantised=quantised_size(tmp_path / "out"))
+    for size in (2, 4):
+        assert model.weights(size) == kept + size * sum(tensors[name].numel() for name in rest)
+    assert main(["--model", str(tmp_path / "out")]) == 0
+    assert f"{model.parameters:,}, quantised" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("model.safetensors", b"", "no safetensors file"),
+        ("model.safetensors", b"\xff" * 9, "model.safetensors beside it is no safetensors file"),
+        ("model.safetensors", b"\2\0\0\0\0\0\0\0[]", "no safetensors file"),
+        ("model.safetensors", b"\2\0\0\0\0\0\0\0{}", "none are beside it"),
+        ("other.safetensors", b"", "none are beside it"),
+    ],
+)
+def test_quantised_weights_without_files_are_refused(
+    name: str, data: bytes, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = KNOWN["SmolLM2-135M"] | {"quantization_config": {"bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / name).write_bytes(data)
+    assert main(["--config", str(tmp_path / "config.json")]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_heads_that_so_many_gpus_cannot_share_are_refused(
