@@ -31,7 +31,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 COMPOSE := docker compose $(if $(filter cpu,$(VARIANT)),-f docker-compose.yml -f docker/compose.cpu.yml)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve predict evaluate train merge demo demo-score smollm2 up test coverage screenshots format check bench-training bench-serving bench-defaults bench-chatglm bench-hostile bench-soak clean
+.PHONY: help serve predict evaluate train merge demo demo-score smollm2 up test coverage screenshots format check bench-training bench-serving bench-defaults bench-quantised bench-chatglm bench-hostile bench-soak clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ bench-serving: $(READY) demo  ## the service against vLLM alone, its server and 
 
 bench-defaults: $(READY) demo smollm2  ## what a user gets who sets nothing: servers against vLLM's, formats by hand, training beside busy processes
 	$(BIN)/python -m tests.bench.defaults $(ARGS)
+
+bench-quantised: $(READY) demo smollm2  ## int8 against float32 and bfloat16 on the CPU: tokens/s, latency, memory, size
+	$(BIN)/python -m tests.bench.quantised $(ARGS)
 
 bench-chatglm: $(READY)  ## ChatGLM-6B: speed of the service against transformers' generate
 	$(BIN)/python -m tests.bench.chatglm_speed

@@ -4,7 +4,8 @@ Run: python -m tests.bench.merging   (needs 13 GB in build/bench and 5 minutes; 
 
 A 1.26B fp16 LLaMA is merged with a rank 8 adapter on its seven projections by training.merge and
 by load + merge_and_unload + save_pretrained, each in a process of its own, in turns with cp -r;
-the best of each counts. Then training.merge alone at 0.3B and 2.5B. Exits 1 over a limit.
+the best of each counts; so is training.merge --quantize int8. Then training.merge alone at 0.3B and
+2.5B. Exits 1 over a limit.
 With --7b (41 GB, 5 minutes): two adapters into LLaMA-7B's 13.5 GB, in turns with cp -r.
 """
 
@@ -26,6 +27,7 @@ ROOT = Path("build/bench/merging")
 ROUNDS = 3
 PEFT_ROUNDS = 2
 TIMES_COPY, SHARE_OF_PEFT_TIME, SHARE_OF_PEFT_MEMORY, GROWTH = 3.0, 0.20, 0.15, 0.10
+TIMES_MERGE, QUANTISING_MIB = 2.0, 400
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,23 @@ def main() -> int:
 
 def _against_others() -> list[Limit]:
     with _inputs("1.26B") as root:
-        copies, ours, theirs = [], [], []
+        copies, ours, quantised, theirs = [], [], [], []
         for number in range(ROUNDS):
             copies.append(_measure("cp -r", root / "copy", "cp", "-r", str(root / "base")))
             ours.append(_ours(root))
+            quantised.append(_ours(root, "--quantize", "int8"))
             if number < PEFT_ROUNDS:
                 theirs.append(_peft(root))
-    copy, our, their = (min(runs, key=lambda run: run.seconds) for runs in (copies, ours, theirs))
-    peak = max(run.peak for run in ours)
+    copy, our, int8, their = (
+        min(runs, key=lambda run: run.seconds) for runs in (copies, ours, quantised, theirs)
+    )
+    peak, peak_of_int8 = (max(run.peak for run in runs) for runs in (ours, quantised))
     return [
         Limit("time / cp -r", our.seconds / copy.seconds, TIMES_COPY),
         Limit("time / peft", our.seconds / their.seconds, SHARE_OF_PEFT_TIME),
         Limit("peak / peft", peak / min(run.peak for run in theirs), SHARE_OF_PEFT_MEMORY),
+        Limit("int8: time / merge", int8.seconds / our.seconds, TIMES_MERGE),
+        Limit("int8: peak MiB", peak_of_int8, QUANTISING_MIB),
     ]
 
 
@@ -110,11 +117,11 @@ def _inputs(size: str, adapters: int = 1) -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _ours(root: Path) -> Run:
+def _ours(root: Path, *options: str) -> Run:
     arguments = ("-m", "training.merge", "--base", str(root / "base"))
     adapters = (("--adapter", str(path)) for path in sorted(root.glob("adapter-*")))
-    words = (*arguments, *chain(*adapters), "--output")
-    return _measure("training.merge", root / "ours", sys.executable, *words)
+    words = (*arguments, *chain(*adapters), *options, "--output")
+    return _measure(" ".join(("training.merge", *options)), root / "ours", sys.executable, *words)
 
 
 def _peft(root: Path) -> Run:
@@ -132,7 +139,7 @@ def _measure(name: str, output: Path, *command: str) -> Run:
         raise SystemExit(f"{command} ended with {process.returncode}")
     busy = usage.ru_utime + usage.ru_stime
     run = Run(time.monotonic() - started, busy, usage.ru_maxrss / 1024)
-    print(f"  {name:15} {run}", flush=True)
+    print(f"  {name:30} {run}", flush=True)
     shutil.rmtree(output)
     return run
 

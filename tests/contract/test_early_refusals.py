@@ -26,6 +26,7 @@ CONVERT = ("training.convert", "--input", "nowhere", "--output", "out")
         ("training.train", "--config", "nowhere"),
         ("training.train", "--config", RECIPE, "model=nowhere", "output=out", "data.train=no"),
         ("training.merge", "--base", "nowhere", "--adapter", "nowhere", "--output", "out"),
+        ("training.quantize", "--model", "nowhere", "--output", "out", "--scheme", "int8"),
         ("training.gptq", "--model", "nowhere", "--output", "out", "--data", "nowhere"),
         (
             "training.gptq",

@@ -1,5 +1,6 @@
 """Every setting is a flag and a SERVICE_* variable."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service.settings import Settings
+from service.versions import built_for_cpu
 from tests.hub import serve_hub
+from tests.quantised import NO_KERNEL
 
 
 def test_flags_win_over_variables(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +54,26 @@ def test_a_broken_config_is_told_at_once(tmp_path: Path) -> None:
     ended = _service("--model", str(tmp_path))
     assert ended.returncode == 2
     assert "cannot be read as JSON" in ended.stderr
+
+
+@pytest.mark.skipif(not built_for_cpu(), reason="what vLLM's kernels for CPUs lack")
+@pytest.mark.parametrize(
+    ("config", "arguments", "message"),
+    [
+        ({"quantization_config": NO_KERNEL["W8A16"]}, (), "no kernel for such weights on a CPU"),
+        ({"quantization_config": {"bits": 4}}, (), "its quantization_config cannot be read"),
+        ({}, ("--kv-cache-dtype", "int8_per_token_head"), "wrong keys and values"),
+        ({}, ("--engine-args", '{"quantization": "fp8"}'), "training.quantize --scheme int8"),
+    ],
+)
+def test_what_no_kernel_computes_is_told_at_once(
+    tmp_path: Path, config: dict[str, object], arguments: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    ended = _service("--model", str(tmp_path), *arguments)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def _service(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":

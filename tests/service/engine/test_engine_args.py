@@ -13,8 +13,10 @@ from service.engine import vllm_engine as engine
 from service.engine.engine_args import CPU_SEQUENCES, engine_args, number_format
 from service.engine.vllm_engine import VLLMEngine
 from service.machine.placement import Placement
+from service.model_directory.quantised import UnservableError
 from service.settings import Settings
-from tests.models import tiny_llama
+from tests.models import edit_json, tiny_llama
+from tests.quantised import FP8, INT8, REDUCED_INT8
 
 
 @pytest.fixture
@@ -38,6 +40,23 @@ def test_a_gpu_keeps_vllms_own_number_of_sequences_and_format(model: Path, on_a_
     assert (taken["max_num_seqs"], taken["dtype"]) == (None, "auto")
     assert not taken["enforce_eager"]
     assert arguments(model, max_num_seqs=7)["max_num_seqs"] == 7
+
+
+@pytest.mark.parametrize("settings", [INT8, REDUCED_INT8, FP8, None])
+@pytest.mark.parametrize("is_blackwell", [True, False])
+def test_int8_is_refused_on_blackwell(
+    model: Path, on_a_gpu: None, monkeypatch: pytest.MonkeyPatch, settings: Any, is_blackwell: bool
+) -> None:
+    monkeypatch.setattr("service.settings.built_for_cpu", lambda: False)
+    monkeypatch.setattr(
+        type(current_platform), "has_device_capability", lambda self, least: is_blackwell
+    )
+    edit_json(model / "config.json", quantization_config=settings)
+    if is_blackwell and settings in (INT8, REDUCED_INT8):
+        with pytest.raises(UnservableError, match="Blackwell: quantise the original to fp8"):
+            arguments(model)
+    else:
+        assert arguments(model)["model"] == str(model)
 
 
 def test_a_cpu_gets_ours(model: Path) -> None:
