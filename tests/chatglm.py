@@ -79,3 +79,18 @@ def random_prefix(base: Path, folder: Path, tokens: int, *, projection: bool) ->
     )
     (folder / "config.json").write_text(json.dumps({"pre_seq_len": tokens}))
     return folder
+
+
+def attach_prefix(model: Any, prefix: Path) -> None:
+    """Put a prefix as random_prefix writes it before all that a loaded model reads."""
+    import torch
+
+    from training.chatglm.prefix import Prefix
+
+    state = torch.load(prefix / "pytorch_model.bin", weights_only=True)
+    state = {name.removeprefix("transformer.prefix_encoder."): t for name, t in state.items()}
+    inner = state["trans.0.bias"].numel() if "trans.0.bias" in state else None
+    config = model.config
+    sizes = (config.num_hidden_layers, config.num_attention_heads, config.head_dim)
+    model.transformer.prefix = Prefix(len(state["embedding.weight"]), *sizes, inner).eval()
+    model.transformer.prefix.load_state_dict(state)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.chatglm import GOLDEN, converted_base, random_chatglm, random_prefix
+from tests.chatglm import GOLDEN, attach_prefix, converted_base, random_chatglm, random_prefix
 from tests.server import ServerProcess, serving
 from training.merge.job import merge
 
@@ -42,19 +42,11 @@ def greedy_with_prefix(base: Path, prefix: Path) -> list[list[int]]:
 
     import training.chatglm  # noqa: F401
     from tests.reference import greedy_ids
-    from training.chatglm.prefix import Prefix
     from training.rendering.tokenizer import load_tokenizer
 
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-    state = torch.load(prefix / "pytorch_model.bin", weights_only=True)
-    state = {name.removeprefix("transformer.prefix_encoder."): t for name, t in state.items()}
-    inner = state["trans.0.bias"].numel() if "trans.0.bias" in state else None
-    config = model.config
-    model.transformer.prefix = Prefix(
-        *(5, config.num_hidden_layers, config.num_attention_heads, config.head_dim, inner)
-    ).eval()
-    model.transformer.prefix.load_state_dict(state)
+    attach_prefix(model, prefix)
     tokenizer = load_tokenizer(base, None)
     return [greedy_ids(model, tokenizer, prompt, TOKENS) for prompt in PROMPTS]
 

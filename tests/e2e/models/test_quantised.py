@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
 from service.machine.cpu_kernels import VNNI
 from service.machine.processor import instructions
-from tests.chatglm import GOLDEN, converted_base
+from tests.chatglm import GOLDEN, attach_prefix, converted_base, random_prefix
 from tests.families import write_family
 from tests.server import serving
 from training.merge.dequantised import load_dequantised
@@ -24,7 +25,7 @@ from training.rendering.tokenizer import load_tokenizer
 PROMPTS = ["感冒了怎么办？", "头痛", "病人咳嗽，高血压", "多喝水。" * 9, "1 + 1", "发烧" * 30]
 TOKENS = 24
 ANSWERS = 160
-MOST_OTHERS = {"float32": 16, "bfloat16": 5}  # one id of so many; random models have near ties
+MOST_OTHERS = {"float32": 16, "bfloat16": 4}  # one id of so many; random models have near ties
 SAME = 0.95  # of the answers of the demo, those that the float32 model gives
 
 
@@ -65,7 +66,9 @@ def _logits(model: Any, context: list[int], ids: list[int]) -> torch.Tensor:
     return logits[0, len(context) - 1 : -1].float()
 
 
-def check(directory: Path, prompts: list[str], served: list[list[int]], dtype: str) -> None:
+def check(
+    directory: Path, served: list[list[int]], dtype: str, attach: Callable[[Any], None]
+) -> None:
     """Each served id is the likeliest of the dequantised model, or as likely as can be told.
 
     What is not told: rounding activations to 8 bits moves a logit by as much as the same model with
@@ -74,8 +77,10 @@ def check(directory: Path, prompts: list[str], served: list[list[int]], dtype: s
     """
     tokenizer = load_tokenizer(directory, None)
     model, plain = int8_model(directory, getattr(torch, dtype)), load_dequantised(directory).model
+    attach(model)
+    attach(plain)
     gaps, moved = [], 0.0
-    for prompt, ids in zip(prompts, served, strict=True):
+    for prompt, ids in zip(PROMPTS, served, strict=True):
         context = encode_prompt(tokenizer, prompt)
         logits, other = (_logits(each, context, ids) for each in (model, plain))
         moved = max(moved, float((logits - other).abs().max()))
@@ -90,7 +95,13 @@ def check(directory: Path, prompts: list[str], served: list[list[int]], dtype: s
 MODELS: dict[str, Callable[[Path], tuple[Path, list[Path]]]] = {
     "qwen3": lambda folder: (write_family("qwen3", folder), []),
     "chatglm-6b": lambda folder: (converted_base(folder), [GOLDEN / "lora_adapter"]),
+    "p-tuned chatglm-6b": lambda folder: p_tuned(folder),
 }
+
+
+def p_tuned(folder: Path) -> tuple[Path, list[Path]]:
+    base = converted_base(folder)
+    return base, [random_prefix(base, folder.with_name("prefix"), 5, projection=False)]
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -111,7 +122,9 @@ def test_served_ids_are_those_of_the_dequantised_model(kind: str, tmp_path: Path
         "bits": 8,
         "activation_bits": 8,
     }
-    check(model, PROMPTS, together, info["dtype"])
+    prefix = tmp_path / "prefix"
+    attach = partial(attach_prefix, prefix=prefix) if prefix.exists() else lambda _: None
+    check(model, together, info["dtype"], attach)
 
 
 def test_the_demo_answers_as_in_float32(demo: Path, tmp_path: Path) -> None:
