@@ -104,8 +104,12 @@ class ServerProcess:
 
     def generated_ids(self, prompts: list[str], **parameters: Any) -> list[list[int]]:
         """The token ids of every prompt's answer."""
-        results = self.generate(prompts, logprobs=0, **parameters)["results"]
-        return [[position["token_id"] for position in one["logprobs"]] for one in results]
+        answers = self.positions(prompts, logprobs=0, **parameters)
+        return [[position["token_id"] for position in one] for one in answers]
+
+    def positions(self, prompts: list[str], **parameters: Any) -> list[list[dict[str, Any]]]:
+        """Every prompt's answer: its tokens' log-probabilities, with the likeliest ones there."""
+        return [one["logprobs"] for one in self.generate(prompts, **parameters)["results"]]
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""

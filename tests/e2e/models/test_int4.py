@@ -2,18 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
+from tests.likeliest import Answer, chosen
 from tests.server import serving
 from tests.training.gptq.dequantised import write_dequantised
 from tests.training.gptq.models import calibrated, write_kind
 from training.gptq.__main__ import main as gptq
-from training.rendering.conversation import encode_prompt
 from training.rendering.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.skipif(
@@ -25,35 +24,21 @@ DTYPES = {"glm4": "bfloat16"}  # vLLM refuses float16 for it
 KINDS = ("qwen3", "glm", "glm4", "chatglm_6b")
 
 
-def check(plain: Path, dtype: str, prompts: list[str], served: list[list[int]]) -> None:
+def check(plain: Path, dtype: str, prompts: list[str], served: list[Answer]) -> None:
     """Each served id is the likeliest one, or as likely as `dtype` can tell.
 
     Two logits that are off by at most what the type moves any of them by change places only where
     they differ by less than twice that.
     """
-    tokenizer = load_tokenizer(plain, None)
     exact, rounded = (
         AutoModelForCausalLM.from_pretrained(plain, dtype=each).eval()
         for each in (torch.float32, getattr(torch, dtype))
     )
-    gaps, moved = [], 0.0
-    for prompt, ids in zip(prompts, served, strict=True):
-        context = encode_prompt(tokenizer, prompt)
-        logits, other = (_logits(each, context, ids) for each in (exact, rounded))
-        moved = max(moved, float((logits - other).abs().max()))
-        gaps += (logits.max(dim=1).values - logits[range(len(ids)), ids]).tolist()
-    others = sum(gap > 0 for gap in gaps)
-    print(f"{others} of {len(gaps)} ids are not the likeliest, by {max(gaps):.3g} at most;")
-    print(f"{dtype} moves a logit by up to {moved:.3g}")
-    assert max(gaps) <= 2 * moved
-    assert others <= len(gaps) / 8
-
-
-@torch.no_grad()
-def _logits(model: Any, context: list[int], ids: list[int]) -> torch.Tensor:
-    """[ids, vocabulary]: what each id was chosen by."""
-    logits: torch.Tensor = model(input_ids=torch.tensor([context + ids])).logits
-    return logits[0, len(context) - 1 : -1].float()
+    found = chosen(exact, rounded, load_tokenizer(plain, None), prompts, served)
+    print(f"{dtype}: {found}")
+    assert max(found.gaps) <= 2 * found.moved
+    assert found.off <= 2 * found.moved
+    assert found.others <= len(found.gaps) / 8
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,7 +47,7 @@ def test_served_ids_are_those_of_the_dequantised_model(kind: str, tmp_path: Path
     calibrated(model, int4)
     dtype = DTYPES.get(kind, "float16")
     with serving(int4, tmp_path / "log", dtype=dtype, max_model_len=400) as server:
-        served = server.generated_ids(PROMPTS, max_tokens=16, ignore_eos=True)
+        served = server.positions(PROMPTS, max_tokens=16, ignore_eos=True, logprobs=20)
     check(write_dequantised(int4, tmp_path / "plain"), dtype, PROMPTS, served)
 
 
@@ -76,5 +61,5 @@ def test_the_demo_answers_as_its_dequantised_weights_do(
     rows = (demo / "data" / "dev.json").read_text("utf-8").splitlines()[:64]
     prompts = [json.loads(row)["input"] for row in rows]
     with serving(int4, tmp_path / "log", dtype=dtype) as server:
-        served = server.generated_ids(prompts, max_tokens=64)
+        served = server.positions(prompts, max_tokens=64, logprobs=20)
     check(write_dequantised(int4, tmp_path / "plain"), dtype, prompts, served)

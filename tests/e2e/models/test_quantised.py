@@ -15,11 +15,11 @@ from service.machine.cpu_kernels import VNNI
 from service.machine.processor import instructions
 from tests.chatglm import GOLDEN, attach_prefix, converted_base, random_prefix
 from tests.families import write_family
+from tests.likeliest import Answer, chosen
 from tests.server import serving
 from training.merge.dequantised import load_dequantised
 from training.merge.job import WeightsFormat, merge
 from training.merge.quantisation import Quantisation
-from training.rendering.conversation import encode_prompt
 from training.rendering.tokenizer import load_tokenizer
 
 PROMPTS = ["感冒了怎么办？", "头痛", "病人咳嗽，高血压", "多喝水。" * 9, "1 + 1", "发烧" * 30]
@@ -59,16 +59,7 @@ def int8_model(directory: Path, dtype: torch.dtype) -> Any:
     return made.model
 
 
-@torch.no_grad()
-def _logits(model: Any, context: list[int], ids: list[int]) -> torch.Tensor:
-    """[ids, vocabulary]: what each id was chosen by."""
-    logits: torch.Tensor = model(input_ids=torch.tensor([context + ids])).logits
-    return logits[0, len(context) - 1 : -1].float()
-
-
-def check(
-    directory: Path, served: list[list[int]], dtype: str, attach: Callable[[Any], None]
-) -> None:
+def check(directory: Path, served: list[Answer], dtype: str, attach: Callable[[Any], None]) -> None:
     """Each served id is the likeliest of the dequantised model, or as likely as can be told.
 
     What is not told: rounding activations to 8 bits moves a logit by as much as the same model with
@@ -79,17 +70,11 @@ def check(
     model, plain = int8_model(directory, getattr(torch, dtype)), load_dequantised(directory).model
     attach(model)
     attach(plain)
-    gaps, moved = [], 0.0
-    for prompt, ids in zip(PROMPTS, served, strict=True):
-        context = encode_prompt(tokenizer, prompt)
-        logits, other = (_logits(each, context, ids) for each in (model, plain))
-        moved = max(moved, float((logits - other).abs().max()))
-        gaps += (logits.max(dim=1).values - logits[range(len(ids)), ids]).tolist()
-    others = sum(gap > 0 for gap in gaps)
-    print(f"{dtype}: {others} of {len(gaps)} ids are not the likeliest, by up to {max(gaps):.3g}")
-    print(f"activations in 8 bits move a logit by up to {moved:.3g}")
-    assert max(gaps) <= moved / 2
-    assert others <= len(gaps) / MOST_OTHERS[dtype]
+    found = chosen(model, plain, tokenizer, PROMPTS, served)
+    print(f"{dtype}: {found}")
+    assert max(found.gaps) <= found.moved / 2
+    assert found.off <= found.moved  # a logit by half as much, and the sum of all by that again
+    assert found.others <= len(found.gaps) / MOST_OTHERS[dtype]
 
 
 MODELS: dict[str, Callable[[Path], tuple[Path, list[Path]]]] = {
@@ -109,13 +94,13 @@ def test_served_ids_are_those_of_the_dequantised_model(kind: str, tmp_path: Path
     base, adapters = MODELS[kind](tmp_path / "base")
     model = int8(base, tmp_path / "int8", *adapters)
     with serving(model, tmp_path / "log", dtype="auto", max_model_len=400) as server:
-        together = server.generated_ids(PROMPTS, max_tokens=TOKENS, ignore_eos=True)
+        together = server.positions(PROMPTS, logprobs=20, max_tokens=TOKENS, ignore_eos=True)
         alone = [
             server.generated_ids([prompt], max_tokens=TOKENS, ignore_eos=True)[0]
             for prompt in PROMPTS
         ]
         info = httpx.get(f"{server.url}/info", timeout=60).json()
-    assert together == alone
+    assert [[position["token_id"] for position in answer] for answer in together] == alone
     assert info["quantization"] == {
         "method": "compressed-tensors",
         "scheme": "int8",
