@@ -44,6 +44,12 @@ class Measured:
     latency: float
     memory: float
 
+    def __str__(self) -> str:
+        return (
+            f"{self.speed:.0f} tokens/s, {TOKENS} tokens alone in {self.latency:.2f} s,"
+            f" {self.memory / 1e6:.0f} MB"
+        )
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure both models; 0 when all targets are reached, 2 when one is not built."""

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from peft import PeftModel
 
 import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
 from service.machine.cpu_kernels import VNNI
@@ -16,6 +17,7 @@ from service.machine.processor import instructions
 from tests.chatglm import GOLDEN, attach_prefix, converted_base, random_prefix
 from tests.families import write_family
 from tests.likeliest import Answer, chosen
+from tests.models import tiny_adapter
 from tests.server import serving
 from training.merge.dequantised import load_dequantised
 from training.merge.job import WeightsFormat, merge
@@ -110,6 +112,23 @@ def test_served_ids_are_those_of_the_dequantised_model(kind: str, tmp_path: Path
     prefix = tmp_path / "prefix"
     attach = partial(attach_prefix, prefix=prefix) if prefix.exists() else lambda _: None
     check(model, together, info["dtype"], attach)
+
+
+@pytest.mark.skipif(
+    "amx_tile" not in instructions(), reason="adapters beside int8 need a processor with AMX"
+)
+def test_an_adapter_beside_int8_answers_as_beside_the_dequantised_model(tmp_path: Path) -> None:
+    base = write_family("qwen3", tmp_path / "base")
+    adapter = tiny_adapter(base, tmp_path / "adapter", std=0.2)
+    model = int8(base, tmp_path / "int8")
+    asked = {"logprobs": 20, "max_tokens": TOKENS, "ignore_eos": True}
+    settings = {"dtype": "auto", "max_model_len": 400, "adapters": f"a={adapter}"}
+    with serving(model, tmp_path / "log", **settings) as server:
+        alone = server.positions(PROMPTS, **asked)
+        beside = server.positions(PROMPTS, adapter="a", **asked)
+    check(model, alone, "bfloat16", lambda _: None)
+    check(model, beside, "bfloat16", lambda model: PeftModel.from_pretrained(model, adapter))
+    assert alone != beside
 
 
 def test_the_demo_answers_as_in_float32(demo: Path, tmp_path: Path) -> None:
