@@ -158,8 +158,8 @@ def add_quantising(add: Callable[..., object], name: str, **more: object) -> Non
     add(
         "--reduce-range",
         action="store_true",
-        help="int8 codes of 7 bits, for x86 processors without VNNI (Intel's before Cascade Lake and"
-        " Ice Lake, AMD's before Zen 4), where products of 8 overflow",
+        help="int8 codes of 7 bits, for x86 processors without VNNI, where products of 8 overflow"
+        " (Intel's before Cascade Lake and Ice Lake, AMD's before Zen 4)",
     )
     add(
         "--ignore",
