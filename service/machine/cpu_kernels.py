@@ -43,6 +43,11 @@ def refuse_on_cpu(quantised: Quantised | None, wanted: Wanted, root: Path = ROOT
             raise UnservableError(why.format(kind=kind, wanted=wanted))
 
 
+def lacks_vnni(has: Set[str]) -> bool:
+    """Whether int8 products overflow in oneDNN, on an x86 processor with these instructions."""
+    return "sse2" in has and has.isdisjoint(VNNI)
+
+
 def _kind(quantised: Quantised | None) -> str:
     """A key of RULES, or a name for what is none of them."""
     if quantised is None:
@@ -80,7 +85,7 @@ def _of_plain(wanted: Wanted, _: Set[str]) -> list[Rule]:
 def _of_int8(wanted: Wanted, has: Set[str]) -> list[Rule]:
     return [
         (
-            "sse2" in has and has.isdisjoint(VNNI),
+            lacks_vnni(has),
             "this processor has no VNNI: oneDNN adds its int8 products up in 16 bits there, and"
             f" what is too large is cut off without a word: quantise with {INT8} --reduce-range",
         ),

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.machine.cpu_kernels import VNNI
+from service.machine.cpu_kernels import lacks_vnni
 from service.machine.processor import instructions
 from tests.bench.report import NO_TARGET, Result, at_least, at_most, note, report
 from tests.bench.serving_processes import Server
@@ -102,8 +102,8 @@ def compare(model: Path, count: int, rounds: int, folder: Path) -> Iterator[Resu
 
 def written(model: Path, folder: Path) -> dict[str, Path]:
     """The model in every form, by its name."""
-    reduced = "sse2" in instructions() and instructions().isdisjoint(VNNI)
-    quantised = WeightsFormat(quantisation=Quantisation.of(INT8, reduce_range=reduced))
+    quantisation = Quantisation.of(INT8, reduce_range=lacks_vnni(instructions()))
+    quantised = WeightsFormat(quantisation=quantisation)
     formats = {form: WeightsFormat(form) for form in FLOATS} | {INT8: quantised}
     for form, weights in formats.items():
         merge(model, [], folder / form, weights)

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 
 import training.chatglm  # noqa: F401 - so that ChatGLM-6B is known
-from service.machine.cpu_kernels import VNNI
+from service.machine.cpu_kernels import lacks_vnni
 from service.machine.processor import instructions
 from tests.chatglm import GOLDEN, attach_prefix, converted_base, random_prefix
 from tests.families import write_family
@@ -32,7 +32,7 @@ SAME = 0.95  # of the answers of the demo, those that the float32 model gives
 
 
 def int8(base: Path, output: Path, *adapters: Path) -> Path:
-    reduced = instructions().isdisjoint(VNNI)
+    reduced = lacks_vnni(instructions())
     quantisation = Quantisation.of("int8", clip=True, reduce_range=reduced)
     merge(base, adapters, output, WeightsFormat(quantisation=quantisation))
     return output

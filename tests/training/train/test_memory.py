@@ -1,5 +1,6 @@
 """The formula of what a run holds, against what it really holds."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +84,21 @@ def measured(config: TrainConfig) -> tuple[Need, Need]:
     return estimate(config, build_class(config.model), samples, 1), real
 
 
+def saves_tied_head(family: str, method: list[str]) -> bool:
+    """Which peft saves by another name than the formula counts it by."""
+    tied = family in ("llama3-tied", "qwen3", "gemma2", "chatglm")
+    return tied and "modules_to_save" in method[0]
+
+
 @pytest.mark.parametrize(
     ("family", "method"),
-    [(family, method) for family in FAMILIES for method in METHODS]
+    [each for each in product(FAMILIES, METHODS) if not saves_tied_head(*each)]
     + [(family, method) for family in ("llama3", "chatglm") for method in PREFIXES],
     ids=str,
 )
 def test_the_formula_is_what_a_step_holds(
     recipe: Path, tmp_path: Path, family: str, method: list[str]
 ) -> None:
-    if family in ("llama3-tied", "qwen3", "gemma2", "chatglm") and "modules_to_save" in method[0]:
-        pytest.skip("peft saves a tied head by another name")
     base = base_of(family, tmp_path / "base")
     told, real = measured(load_config(recipe, [f"model={base}", "lora=null", *method]))
     assert told.gradients == pytest.approx(real.gradients, rel=0.001)
